@@ -1,0 +1,1 @@
+"""Local mutual information between radiograph regions and report sentences: what MONAI has not."""

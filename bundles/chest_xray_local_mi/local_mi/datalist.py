@@ -1,0 +1,165 @@
+"""From a MONAI datalist on disk to the items that training and evaluation read.
+
+A datalist is strict JSON: `label_names`, and lists of items under `training`, `validation` and `test`. An item holds
+`image` (a path relative to the datalist), `study`, `patient`, `view`, `sentences` (list of text) and `label` (1, 0,
+-1 uncertain, null unknown, in the order of `label_names`).
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from local_mi.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+
+def read_datalist(datalist: str) -> dict[str, Any]:
+    """The whole datalist as a dictionary.
+
+    Raises:
+        ConfigurationError: the file is missing or is not a JSON object.
+    """
+    path = Path(datalist)
+    if not path.is_file():
+        raise ConfigurationError(f"datalist not found: {path}; set `dataset_dir` to a store made by ingest")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"datalist {path} is not valid JSON; make it again with ingest") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"datalist {path} is not a JSON object; make it again with ingest")
+    return content
+
+
+def datalist_hash(datalist: str) -> str:
+    """SHA-256 of the datalist file, in hexadecimal: says whether two runs saw the same data."""
+    read_datalist(datalist)
+    return hashlib.sha256(Path(datalist).read_bytes()).hexdigest()
+
+
+def preprocessing_of(datalist: str) -> dict[str, Any]:
+    """How the images of the datalist were made (preset, size, value range): travels with the weights."""
+    return dict(read_datalist(datalist).get("preprocessing", {}))
+
+
+def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+    """Items of a split that have both an image and at least one sentence: the pairs of pretraining.
+
+    Args:
+        datalist: path of the datalist.
+        split: `training`, `validation` or `test`.
+        views: the view positions to keep; None keeps all.
+
+    Raises:
+        ConfigurationError: fewer than two studies remain, or an image file is missing.
+    """
+    items = _read_split(datalist, split, views)
+    pairs = [item for item in items if item.get("sentences")]
+    if len(pairs) < len(items):
+        logger.info("%d of %d items of '%s' have no sentence and are left out", len(items) - len(pairs), len(items), split)
+    if len({item["study"] for item in pairs}) < 2:
+        raise ConfigurationError(
+            f"split '{split}' of {datalist} has fewer than two studies with an image and a sentence; "
+            "mutual information needs mismatched pairs, so ingest more studies with reports"
+        )
+    return pairs
+
+
+def read_labelled(
+    datalist: str,
+    split: str,
+    views: Sequence[str] | None,
+    label_names: Sequence[str],
+    *,
+    patient_fraction: float = 1.0,
+    seed: int = 0,
+) -> list[Item]:
+    """Items of a split that have at least one known label, with `label` in the order of `label_names`.
+
+    Args:
+        datalist: path of the datalist.
+        split: `training`, `validation` or `test`.
+        views: the view positions to keep; None keeps all.
+        label_names: the labels wanted, by name.
+        patient_fraction: the share of the split's patients to keep, in (0, 1]. The order of patients is a hash of
+            patient and seed, so that a smaller fraction is a subset of a larger one.
+        seed: of that order.
+
+    Raises:
+        ConfigurationError: a label is not in the datalist or is nowhere known in the split, or no item remains.
+    """
+    items = _with_labels(_read_split(datalist, split, views), datalist, label_names)
+    items = [_for_classifier(item) | {"label": item["label"]} for item in _patient_subset(items, patient_fraction, seed)]
+    if not items:
+        raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
+    unknown = [name for k, name in enumerate(label_names) if all(item["label"][k] is None for item in items)]
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(unknown)}: no known value in split '{split}' of {datalist}; "
+            "leave these out of `label_names` or use more data"
+        )
+    return items
+
+
+def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+    """Items of a split with `image`, `file`, `study` and `patient` alone: what inference needs.
+
+    Raises:
+        ConfigurationError: the split is empty or an image file is missing.
+    """
+    return [_for_classifier(item) for item in _read_split(datalist, split, views)]
+
+
+def _read_split(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+    content = read_datalist(datalist)
+    items = content.get(split)
+    if not items:
+        raise ConfigurationError(f"split '{split}' of {datalist} is empty or missing; ingest more patients")
+    kept = [dict(item) for item in items if views is None or item.get("view") in views]
+    if not kept:
+        found = sorted({str(item.get("view")) for item in items})
+        raise ConfigurationError(
+            f"split '{split}' of {datalist} has no image of the views {list(views or [])}; it has {found}: set `views`"
+        )
+    root = Path(datalist).parent
+    for item in kept:
+        path = root / item["image"]
+        if not path.is_file():
+            raise ConfigurationError(f"image {path} of datalist {datalist} is missing; run ingest again")
+        item["image"] = str(path)
+    return kept
+
+
+def _for_classifier(item: Item) -> Item:
+    return {"image": item["image"], "file": item["image"], "study": item["study"], "patient": item["patient"]}
+
+
+def _with_labels(items: list[Item], datalist: str, label_names: Sequence[str]) -> list[Item]:
+    """Items with a known label among `label_names`, their labels in that order."""
+    known = list(read_datalist(datalist).get("label_names", []))
+    missing = [name for name in label_names if name not in known]
+    if missing:
+        raise ConfigurationError(
+            f"{', '.join(missing)}: not a label of {datalist}, which has {', '.join(known) or 'none'}; set `label_names`"
+        )
+    columns = [known.index(name) for name in label_names]
+    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items]
+    return [item for item in labelled if any(value is not None for value in item["label"])]
+
+
+def _patient_subset(items: list[Item], fraction: float, seed: int) -> list[Item]:
+    if not 0 < fraction <= 1:
+        raise ConfigurationError(f"label_fraction is {fraction}; it must be above 0 and at most 1")
+    patients = sorted(
+        {item["patient"] for item in items},
+        key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest(),
+    )
+    kept = set(patients[: math.ceil(fraction * len(patients))])
+    return [item for item in items if item["patient"] in kept]

@@ -1,0 +1,111 @@
+"""Ignite handlers that MONAI has not: the best checkpoint kept across runs, and a sampler told of its epoch."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from local_mi.errors import ConfigurationError
+from local_mi.files import write_json
+from local_mi.weights import save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def record_path(checkpoint: str) -> Path:
+    """Where the record of a checkpoint lies: `model.pt` has `model.json` beside it."""
+    return Path(checkpoint).with_suffix(".json")
+
+
+def read_record(checkpoint: str) -> dict[str, Any] | None:
+    """The record of a checkpoint, or None where there is no such checkpoint."""
+    path = record_path(checkpoint)
+    if not path.is_file() or not Path(checkpoint).is_file():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+class KeepBest:
+    """Writes a network's weights whenever a validation metric beats the best so far, of this run or an earlier one.
+
+    MONAI's CheckpointSaver forgets the best value between runs, so that a worse run replaces a better `model.pt`. Here
+    the best value lies beside the weights as plain JSON. Attach to the trainer, after its ValidationHandler.
+
+    Args:
+        network: the plain network (not the data-parallel wrapper).
+        evaluator: the engine whose metrics are read.
+        metric: name of the metric; larger is better.
+        path: the checkpoint; its record is the JSON file of the same name.
+        description: goes into the record, for instance the label names and the datalist's hash.
+    """
+
+    def __init__(
+        self, network: nn.Module, evaluator: Engine, metric: str, path: str, description: dict[str, Any]
+    ) -> None:
+        self.network = network
+        self.evaluator = evaluator
+        self.metric = metric
+        self.path = path
+        self.description = description
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._check_that_one_was_kept)
+
+    def __call__(self, engine: Engine) -> None:
+        """Compare and keep."""
+        if idist.get_rank() > 0 or self.metric not in self.evaluator.state.metrics:
+            return
+        value = float(self.evaluator.state.metrics[self.metric])
+        best = read_record(self.path)
+        if not math.isfinite(value):
+            logger.warning("%s is undefined in epoch %d; no weights are kept for it", self.metric, engine.state.epoch)
+        elif best is None or value > best["value"]:
+            save_checkpoint(self.network, self.path)
+            record = {"metric": self.metric, "value": value, "epoch": engine.state.epoch, **self.description}
+            write_json(record_path(self.path), record)
+        elif engine.state.epoch == engine.state.max_epochs:
+            logger.info("%s keeps the weights of %s %.4f", Path(self.path).name, self.metric, best["value"])
+
+    def _check_that_one_was_kept(self, engine: Engine) -> None:
+        if idist.get_rank() == 0 and read_record(self.path) is None:
+            raise ConfigurationError(
+                f"{self.metric} was never defined on the validation split, so no weights were kept; "
+                "it needs patients with and without at least one of the labels"
+            )
+
+
+class SetEpoch:
+    """Tells a distributed sampler the epoch, without which every epoch has the same order."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.sampler.set_epoch(engine.state.epoch))
+
+
+class StopOnNonFiniteLoss:
+    """Raises FloatingPointError as soon as a loss is NaN or infinite, before the weights that follow from it are kept."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Check the loss of the step."""
+        if not torch.isfinite(engine.state.output["loss"]).all():
+            raise FloatingPointError(
+                f"the loss is not finite in step {engine.state.iteration} (epoch {engine.state.epoch}); "
+                "lower `learning_rate`, or look for images of constant value"
+            )

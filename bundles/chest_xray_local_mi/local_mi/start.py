@@ -1,0 +1,185 @@
+"""The first step of every workflow: refuse what was mistyped, and write down what makes this run.
+
+MONAI accepts an unknown top-level key on the command line in silence and trains on the defaults; here it is refused,
+also under plain `python -m monai.bundle run`.
+"""
+
+import difflib
+import json
+import logging
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import yaml
+from monai.bundle import ConfigParser
+
+from local_mi.datalist import datalist_hash
+from local_mi.errors import ConfigurationError
+from local_mi.files import write_json
+from local_mi.handlers import read_record
+
+logger = logging.getLogger(__name__)
+
+# Arguments of `monai.bundle run` itself and the keys that its experiment tracking reads.
+RUN_ARGUMENTS = frozenset(
+    {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
+    | {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
+)
+RECORDED_PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "transformers", "tokenizers", "scikit-learn")
+
+
+def start_run(
+    output_dir: str,
+    name: str,
+    datalist: str,
+    seed: int,
+    checkpoint: str | None = None,
+    configuration: str | None = None,
+) -> None:
+    """Check the command line, refuse to mix data in one checkpoint, and write down what makes this run.
+
+    Writes `<name>_run.json` (versions, seed, hash of the data) and `<name>_config.json`, the merged configuration, which
+    `monai.bundle run --config_file` takes as it is.
+
+    Args:
+        output_dir: where the record goes.
+        name: of the workflow.
+        datalist: the data of the run.
+        seed: of the run.
+        checkpoint: what this run may write; None for one that only reads.
+        configuration: the merged configuration as JSON text; None reads it from the command line of
+            `python -m monai.bundle run`.
+
+    Raises:
+        ConfigurationError: an unknown key, a missing datalist, or a checkpoint that was trained on other data.
+    """
+    merged = json.loads(configuration) if configuration is not None else _configuration_of_command_line(sys.argv)
+    data_hash = datalist_hash(datalist)
+    if checkpoint is not None:
+        _refuse_other_data(checkpoint, data_hash)
+    if idist.get_rank() == 0:
+        record = {
+            "workflow": name,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed,
+            "datalist": str(datalist),
+            "datalist_sha256": data_hash,
+            "processes": idist.get_world_size(),
+            "versions": {"python": platform.python_version()} | _versions(),
+        }
+        write_json(Path(output_dir) / f"{name}_run.json", record)
+        if merged is not None:
+            write_json(Path(output_dir) / f"{name}_config.json", merged)
+
+
+def unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    """Keys (`a#b` or `a::b`) that a configuration does not have.
+
+    Below a component (`_target_`) any argument may be added, since the component itself refuses what it does not know.
+    """
+    return [key for key in keys if not _is_known(configuration, re.split(r"#|::", key.lstrip("+")))]
+
+
+def refuse_unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> None:
+    """Raise ConfigurationError for the first unknown key, with the key that was probably meant."""
+    for key in unknown_keys(configuration, keys):
+        near = difflib.get_close_matches(key, _paths(configuration), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"top-level keys are {', '.join(sorted(configuration))}"
+        raise ConfigurationError(f"unknown configuration key '{key}'; {hint}")
+
+
+def parse_command_line(arguments: Sequence[str]) -> dict[str, str]:
+    """`--key value`, `--key=value` and `--flag` of a `monai.bundle run` command line, as Fire reads them."""
+    found: dict[str, str] = {}
+    words = iter([*arguments, "--"])
+    word = next(words)
+    while word != "--":
+        following = next(words)
+        if word.startswith("--") and "=" in word:
+            key, value = word[2:].split("=", 1)
+            found[key] = value
+        elif word.startswith("--"):
+            is_flag = following.startswith("--")
+            found[word[2:]] = "True" if is_flag else following
+            if not is_flag:
+                following = next(words)
+        word = following
+    # Fire takes dashes for underscores in the name of an argument.
+    return {re.split(r"#|::", key)[0].replace("-", "_") + key[len(re.split(r"#|::", key)[0]) :]: v for key, v in found.items()}
+
+
+def _configuration_of_command_line(argv: Sequence[str]) -> dict[str, Any] | None:
+    """The merged configuration of `python -m monai.bundle run ...`, its keys checked; None for any other program."""
+    program = Path(argv[0]).as_posix() if argv else ""
+    if not program.endswith("monai/bundle/__main__.py"):
+        return None
+    given: dict[str, Any] = dict(parse_command_line(argv[2:]))
+    if "args_file" in given:
+        given = ConfigParser.load_config_files(given["args_file"]) | given
+    files = given.get("config_file")
+    if files is None:
+        return None
+    configuration: dict[str, Any] = ConfigParser.load_config_files(_file_list(files))
+    overrides = {key: value for key, value in given.items() if key not in RUN_ARGUMENTS}
+    refuse_unknown_keys(configuration, list(overrides))
+    parser = ConfigParser(configuration)
+    parser.update({key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in overrides.items()})
+    merged: dict[str, Any] = parser.config
+    return merged
+
+
+def _file_list(files: Any) -> list[str]:
+    """`config_file` as MONAI takes it: a path, `a,b`, `['a','b']`, or a list."""
+    if isinstance(files, str):
+        return [part.strip(" '\"") for part in files.strip("[]()").split(",") if part.strip(" '\"")]
+    return list(files)
+
+
+def _is_known(node: Any, path: list[str]) -> bool:
+    if not path:
+        return True
+    if isinstance(node, dict):
+        if path[0] in node:
+            return _is_known(node[path[0]], path[1:])
+        return "_target_" in node and len(path) == 1
+    if isinstance(node, list):
+        return path[0].isdigit() and int(path[0]) < len(node) and _is_known(node[int(path[0])], path[1:])
+    return False
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    """All key paths of a configuration, `a#b`."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else []
+    paths = []
+    for key, value in entries:
+        path = f"{prefix}#{key}" if prefix else str(key)
+        paths += [path, *_paths(value, path)]
+    return paths
+
+
+def _refuse_other_data(checkpoint: str, data_hash: str) -> None:
+    record = read_record(checkpoint)
+    if record is None:
+        return
+    if record.get("datalist_sha256") != data_hash:
+        raise ConfigurationError(
+            f"{checkpoint} was trained on another datalist; set `ckpt_dir` to a new folder, or delete it to start afresh"
+        )
+    logger.info("%s of an earlier run is replaced only by a better one (%.4f)", checkpoint, record["value"])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

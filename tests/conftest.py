@@ -1,0 +1,15 @@
+"""Fixtures that all three rooms share."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real radiographs, reports and DICOM files that lies beside the checkout, where there is one."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real data not found: {SHARED_DATA.resolve()} does not exist (see CONTRIBUTING.md)")
+    return SHARED_DATA
