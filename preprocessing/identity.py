@@ -1,0 +1,100 @@
+"""Keyed pseudonyms: the only form in which an identity leaves ingest.
+
+PS3.15 Annex E (Basic Application Level Confidentiality Profile) has UIDs and patient identifiers replaced. They are
+replaced here by an HMAC under a key that stays outside the store, never by a plain hash: record numbers are few, and
+whoever has the hash of all of them has them all. The way back is one protected table beside the key.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from preprocessing.errors import InputError
+
+KEY_BYTES = 32
+PSEUDONYM_DIGITS = 24
+"""Hexadecimal digits, 96 bits: two of a billion identities meet with a probability below 1e-10."""
+
+KINDS = frozenset({"patient", "study", "image", "file", "report"})
+
+
+def pseudonym(key: bytes, kind: str, value: str) -> str:
+    """Replace an identifier: HMAC-SHA256 of kind and value under the key, as 24 hexadecimal digits.
+
+    The same value under another kind has an unrelated pseudonym.
+
+    Raises:
+        ValueError: for a kind that is not in `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of pseudonym: {kind}")
+    return _digest(key, f"{kind}\0{value}")
+
+
+def key_fingerprint(key: bytes) -> str:
+    """A number by which a store knows its key again, and which says nothing about the key."""
+    return _digest(key, "fingerprint")
+
+
+def load_or_create_key(path: Path) -> bytes:
+    """Read the secret key, or make one that only its owner can read (mode 0600, its folder 0700).
+
+    Raises:
+        InputError: when others can read the file, or when it does not hold a key.
+    """
+    try:
+        return load_key(path)
+    except FileNotFoundError:
+        make_private_folder(path.parent)
+        key = secrets.token_bytes(KEY_BYTES)
+        write_private(path, key.hex().encode() + b"\n")
+        return key
+
+
+def load_key(path: Path) -> bytes:
+    """Read the secret key.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        InputError: when others can read the file, or when it does not hold a key.
+    """
+    try:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise InputError(f"{path}: others can read this key; make it yours alone with `chmod 600 {path}`")
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a key file; put the key back, or name another file") from error
+    if len(key) != KEY_BYTES:
+        raise InputError(
+            f"{path}: a key has {2 * KEY_BYTES} hexadecimal digits; put the key back, or name another file"
+        )
+    return key
+
+
+def make_private_folder(path: Path) -> None:
+    """Create a folder that only its owner can enter (mode 0700), with its parents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read (mode 0600): under a temporary name first, then in place at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _digest(key: bytes, message: str) -> str:
+    return hmac.new(key, message.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]

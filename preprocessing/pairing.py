@@ -1,0 +1,143 @@
+"""Reports and labels to studies: by study id, else by accession number, never by a guess."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from preprocessing.conversion import Converted
+from preprocessing.errors import UnusableFile
+from preprocessing.report_sources import RejectedReport, ReportRecord
+from preprocessing.sections import report_text, split_sections
+from preprocessing.sentences import split_sentences, words_in
+
+REPORT_STATUS: dict[str, str] = {
+    "paired": "a report was found and has sentences",
+    "no_report": "no report names this study",
+    "no_usable_text": "the report has no text that the policy takes; `report_reason` says why",
+    "several_reports": "reports with different texts name this study; none was taken",
+}
+"""Values of `report_status` in the studies table."""
+
+
+class StudyIndex:
+    """Finds the study that a key means.
+
+    Args:
+        taken: outcomes of files that are in the store.
+        left_out: outcomes of files that are not.
+    """
+
+    def __init__(self, taken: Iterable[Converted], left_out: Iterable[Converted]) -> None:
+        self._by_study: dict[str, str] = {}
+        self._by_accession: dict[str, set[str]] = {}
+        for outcome in taken:
+            study = outcome.rows[0]["study"]
+            self._by_study[outcome.study] = study
+            if outcome.accession:
+                self._by_accession.setdefault(outcome.accession, set()).add(study)
+        self._without_image = {key for outcome in left_out for key in (outcome.study, outcome.accession) if key}
+
+    def find(self, key: str) -> str:
+        """Pseudonym of the study.
+
+        Raises:
+            UnusableFile: `ambiguous_accession`, `no_usable_image` or `no_such_study`.
+        """
+        if key in self._by_study:
+            return self._by_study[key]
+        studies = self._by_accession.get(key, set())
+        if len(studies) == 1:
+            return next(iter(studies))
+        if studies:
+            raise UnusableFile("ambiguous_accession", "its accession number belongs to several studies")
+        if key in self._without_image:
+            raise UnusableFile("no_usable_image", "all images of its study were left out")
+        raise UnusableFile("no_such_study", "no image has its study id or accession number")
+
+    def find_or_none(self, key: str) -> str | None:
+        """Pseudonym of the study, or `None` where `find` raises."""
+        try:
+            return self.find(key)
+        except UnusableFile:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyText:
+    """What a study got from its report; see `store.STUDY_SCHEMA`."""
+
+    status: str = "no_report"
+    reason: str = ""
+    flags: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass
+class PairedReports:
+    """Outcome of pairing.
+
+    Args:
+        texts: pseudonym of the study to its text; studies without a report are not in it.
+        rejects: (origin, reason, detail) of every report that was left out, duplicates included.
+        seen, paired, duplicates: numbers of reports.
+    """
+
+    texts: dict[str, StudyText] = field(default_factory=dict)
+    rejects: list[tuple[str, str, str]] = field(default_factory=list)
+    seen: int = 0
+    paired: int = 0
+    duplicates: int = 0
+
+
+def pair_reports(
+    reports: Iterable[ReportRecord | RejectedReport], studies: StudyIndex, *, policy: str, minimum_words: int
+) -> PairedReports:
+    """Give every study its report. Texts are not kept beyond their sentences."""
+    outcome = PairedReports()
+    first: dict[str, tuple[str, bytes]] = {}  # study -> origin of its report, and a digest of the words
+    for report in reports:
+        outcome.seen += 1
+        try:
+            if isinstance(report, RejectedReport):
+                raise UnusableFile(report.reason, report.detail)
+            study = studies.find(report.key)
+        except UnusableFile as error:
+            outcome.rejects.append((report.origin, error.reason, error.detail))
+            continue
+        words = hashlib.sha256(" ".join(report.text.split()).encode("utf-8", "surrogatepass")).digest()
+        if study not in first:
+            first[study] = (report.origin, words)
+            outcome.texts[study] = read_report(report.text, report.flags, policy, minimum_words)
+        elif first[study][1] == words:
+            outcome.duplicates += 1
+            outcome.rejects.append((report.origin, "duplicate", "the study has this very report already"))
+        else:
+            _reject_both(outcome, study, first[study][0], report.origin)
+    outcome.paired = outcome.seen - len(outcome.rejects)
+    return outcome
+
+
+def _reject_both(outcome: PairedReports, study: str, first: str, second: str) -> None:
+    origins = [second]
+    if outcome.texts[study].status != "several_reports":
+        origins.append(first)
+        outcome.texts[study] = StudyText("several_reports", "several_reports")
+    outcome.rejects += [(o, "several_reports", "reports with different texts name the same study") for o in origins]
+
+
+def read_report(text: str, flags: Sequence[str], policy: str, minimum_words: int) -> StudyText:
+    """Sections and sentences of one report, as far as the policy takes them.
+
+    A sentence with fewer than `minimum_words` words (redactions and numbers not counted) is left out.
+    """
+    sections = split_sections(text)
+    names = tuple(section.name for section in sections)
+    spans = report_text(text, policy, sections)
+    if not spans:
+        return StudyText("no_usable_text", "no_section_of_the_policy", tuple(flags), names)
+    found = [sentence.text for start, end in spans for sentence in split_sentences(text[start:end], start)]
+    sentences = tuple(sentence for sentence in found if words_in(sentence) >= minimum_words)
+    if not sentences:
+        return StudyText("no_usable_text", "no_sentence_long_enough", tuple(flags), names)
+    return StudyText("paired", "", tuple(flags), names, sentences)

@@ -1,0 +1,145 @@
+"""MONAI's door to this package: `LoadImaged(keys, reader=RadiographReader())` gives rendered radiographs.
+
+Arrays are (rows, columns), and so is the tensor behind its channel: a mark in the upper left corner of a DICOM, PNG,
+ JPEG or `.npy` file ends at `tensor[0, 0, 0]`. NIfTI files may store either order; read them with MONAI's
+`NibabelReader` followed by `EnsureChannelFirstd` and `Orientationd(keys, axcodes="PL")`, which puts the first axis down
+(posterior) and the second to the right of the picture (the patient's left), in the world that `plane_affine` describes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data.image_reader import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from numpy.typing import NDArray
+
+from preprocessing.dicom import file_bytes, image_facts, read_dicom, stored_values
+from preprocessing.errors import UnusableFile
+from preprocessing.rasters import RASTER_SUFFIXES, raster_picture, read_raster
+from preprocessing.rendering import PRESETS, render
+
+__all__ = ["RadiographReader", "plane_affine", "read_raster"]
+
+PathLike = str | Path
+DICOM_SUFFIXES = frozenset({"", ".dcm", ".dicom", ".dic", ".ima"})
+ARRAY_SUFFIX = ".npy"
+
+
+class RadiographReader(ImageReader):
+    """Reads radiographs as float32 in [0, 1], air dark and bone bright: DICOM, PNG, JPEG, and `.npy` of the store.
+
+    What MONAI's own readers leave out is done here: VOI, polarity, padding and the order of axes. Metadata hold what
+    transforms need and nothing that identifies a patient; only `filename_or_obj` is added by MONAI itself.
+
+    Args:
+        preset: one of `preprocessing.rendering.PRESETS`; for DICOM alone, the other forms are rendered already.
+    """
+
+    def __init__(self, preset: str = "voi") -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+        self.preset = preset
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Tell whether all names look like DICOM (also without suffix, or with a UID for a name), PNG, JPEG or .npy."""
+        return all(_is_known(Path(name).suffix.lower()) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Path]:
+        """Return the paths; `get_data` opens them.
+
+        `LoadImage` answers an error of `read` by trying its next reader, which would return a DICOM file with
+        other axes and polarity; an error of `get_data` is raised.
+        """
+        return [Path(name) for name in ensure_tuple(data)]
+
+    def get_data(self, img: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Read, decode and render.
+
+        Args:
+            img: what `read` returned. Several files become channels, as with MONAI's readers.
+
+        Returns:
+            The array (rows, columns); (rows, columns, frames) of a multi-frame file; or (files, rows, columns). And
+            its metadata.
+
+        Raises:
+            UnusableFile: a file that is no picture.
+            ValueError: files of several sizes.
+        """
+        pictures = [self._picture(path) for path in img]
+        array, metadata = pictures[0]
+        if len(pictures) > 1:
+            array = np.stack([picture for picture, _ in pictures])
+            metadata[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
+        return array, metadata
+
+    def _picture(self, path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        suffix = path.suffix.lower()
+        if suffix == ARRAY_SUFFIX:
+            pixels = _read_array(path)
+            return pixels, _metadata(pixels.shape, (1.0, 1.0))
+        if suffix in RASTER_SUFFIXES:
+            picture = raster_picture(path)
+            flags = {"voi": picture.voi, "flags": " ".join(picture.flags)}
+            return picture.pixels, _metadata(picture.pixels.shape, (1.0, 1.0)) | flags
+        return self._radiograph(path)
+
+    def _radiograph(self, path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        dataset = read_dicom(path)
+        facts = image_facts(dataset)
+        pictures = [render(dataset, frame, self.preset) for frame in stored_values(dataset)]
+        metadata = _metadata(pictures[0].pixels.shape, facts.pixel_spacing or (facts.pixel_aspect, 1.0)) | {
+            "preset": self.preset,
+            "voi": pictures[0].voi,
+            "view": facts.view_position,
+            "modality": facts.modality,
+            "photometric_interpretation": facts.photometric_interpretation,
+            "flags": " ".join(sorted({*facts.flags, *(flag for picture in pictures for flag in picture.flags)})),
+        }
+        if len(pictures) == 1:
+            return pictures[0].pixels, metadata
+        metadata[MetaKeys.ORIGINAL_CHANNEL_DIM] = -1
+        return np.stack([picture.pixels for picture in pictures], axis=-1), metadata
+
+
+def plane_affine(row_mm: float, column_mm: float) -> NDArray[np.float64]:
+    """Return the affine (4, 4) from (row, column) to RAS+ millimetres of a picture that has no place in the patient.
+
+    Columns run to the patient's left and rows to posterior, as in an axial slice: viewers then show the picture
+    upright, and MONAI's transforms of two spatial dimensions, which see the first two world axes, keep the spacing.
+    """
+    affine = np.diag([0.0, 0.0, 1.0, 1.0])
+    affine[0, 1], affine[1, 0] = -column_mm, -row_mm
+    return affine
+
+
+def _metadata(shape: tuple[int, ...], spacing: tuple[float, float]) -> dict[str, Any]:
+    affine = plane_affine(*spacing)
+    return {
+        MetaKeys.AFFINE: affine,
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(shape[:2]),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel"
+    }
+
+
+def _is_known(suffix: str) -> bool:
+    return suffix in DICOM_SUFFIXES | RASTER_SUFFIXES | {ARRAY_SUFFIX} or suffix[1:].isdigit()
+
+
+def _read_array(path: Path) -> NDArray[np.float32]:
+    """Read one picture of the store: unsigned integers are divided by full scale, floats taken as they are."""
+    if not file_bytes(path).startswith(b"\x93NUMPY"):
+        raise UnusableFile("not_an_image", "the file is no NumPy array")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise UnusableFile("truncated", "the array cannot be loaded") from None
+    if array.ndim != 2 or array.dtype.kind not in "uf":
+        raise UnusableFile("not_an_image", f"an array of {array.ndim} dimensions and type {array.dtype}")
+    scale = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
+    return np.asarray(array / np.float32(scale), np.float32)

@@ -1,0 +1,59 @@
+"""Which DICOM images are taken: chest radiographs for presentation, in grey, without text burned in.
+
+Everything else is left out with a reason that names what is wrong; called in `conversion` before pixels are decoded.
+"""
+
+from pydicom import Dataset
+
+from preprocessing.dicom import REASONS, ImageFacts
+from preprocessing.errors import UnusableFile
+
+MODALITIES = frozenset({"CR", "DX", "RG"})
+CHEST_WORDS = ("CHEST", "THORAX", "LUNG")
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+# Values that may be repeated in a reject's detail: PS3.3 C.7.3.1.1.1 and PS3.16 annex L, as far as they are common.
+# Whatever else stands in these elements may be free text, and is not shown.
+_KNOWN_MODALITIES = frozenset(
+    {"CT", "MR", "US", "NM", "PT", "MG", "XA", "RF", "OT", "SC", "ES", "IO", "PX", "SEG", "SR", "PR", "KO", "DOC"}
+    | {"RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "REG", "BMD", "OP", "XC", "GM", "SM", "ECG", "HD"}
+)
+_KNOWN_BODY_PARTS = frozenset(
+    {"ABDOMEN", "ANKLE", "ARM", "BREAST", "CLAVICLE", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT"}
+    | {"FOREARM", "HAND", "HEAD", "HEART", "HIP", "HUMERUS", "JAW", "KNEE", "LEG", "LSPINE", "NECK", "PELVIS", "RIB"}
+    | {"SHOULDER", "SKULL", "SPINE", "SSPINE", "STERNUM", "THIGH", "TOE", "TSPINE", "WHOLEBODY", "WRIST"}
+)
+
+
+def check_selected(dataset: Dataset, facts: ImageFacts) -> tuple[str, ...]:
+    """Check one image against the selection policy.
+
+    Returns:
+        Flags for what is doubtful and taken all the same: `body_part_blank`.
+
+    Raises:
+        UnusableFile: `no_pixel_data`, `no_modality`, `other_modality`, `other_body_part`, `colour`, `for_processing`
+            or `burned_in_annotation`.
+    """
+    modality, body_part = facts.modality, facts.body_part
+    if not any(keyword in dataset for keyword in PIXELS):
+        kind = f" (modality {modality})" if modality in _KNOWN_MODALITIES | MODALITIES else ""
+        raise UnusableFile("no_pixel_data", REASONS["no_pixel_data"] + kind)
+    if not modality:
+        raise UnusableFile("no_modality", "the header does not say which modality the image is")
+    if modality not in MODALITIES:
+        named = modality if modality in _KNOWN_MODALITIES else "not known"
+        raise UnusableFile("other_modality", f"the modality is {named}; taken are {', '.join(sorted(MODALITIES))}")
+    if body_part and not any(word in body_part for word in CHEST_WORDS):
+        named = body_part if body_part in _KNOWN_BODY_PARTS else "another than the chest"
+        raise UnusableFile("other_body_part", f"the body part is {named}")
+    if facts.photometric_interpretation not in GREY or "colour" in facts.flags:
+        raise UnusableFile("colour", "a colour image: a secondary capture, not a radiograph")
+    if (facts.presentation_intent or "").startswith("FOR PROCESSING"):
+        raise UnusableFile(
+            "for_processing", "an image FOR PROCESSING: raw detector values, which no policy here renders"
+        )
+    if facts.burned_in_annotation.startswith("Y"):
+        raise UnusableFile("burned_in_annotation", "the header says that text is burned into the pixels")
+    return () if body_part else ("body_part_blank",)

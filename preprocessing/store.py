@@ -1,0 +1,266 @@
+"""The store: what ingest leaves on disk, and the only thing that training sees.
+
+    OUT/store.json          format version and configuration, written first; a run with another one is refused
+    OUT/images/ab/ab12.npy  uint8 (size, size), a file each
+    OUT/images.parquet      a row an image (`IMAGE_SCHEMA`)
+    OUT/studies.parquet     a row a study (`STUDY_SCHEMA`, then a column a label)
+    OUT/rejects.parquet     a row a file left out (`REJECT_SCHEMA`), and the same as rejects.csv
+    OUT/datalist.json       MONAI datalist by split
+    OUT/contact_sheet.png   pictures to look at, outliers first
+    OUT/run.json            counts, versions, hashes; written last, so a store without it is not complete
+    OUT.private/            key and identity.parquet: the only way back; can be left out
+
+All files appear at once under their names (`os.replace`). Nothing in OUT holds an identifier.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from preprocessing.errors import InputError
+from preprocessing.identity import key_fingerprint, load_key, load_or_create_key, write_private
+
+FORMAT = "cxr-local-mi store"
+VERSION = 1
+
+IMAGE_SCHEMA: dict[str, Any] = {
+    "image": pl.String,  # pseudonyms: image, study, patient, file
+    "study": pl.String,
+    "patient": pl.String,
+    "file": pl.String,
+    "frame": pl.UInt32,  # from 1
+    "view": pl.String,
+    "view_source": pl.String,
+    "modality": pl.String,
+    "transfer_syntax": pl.String,
+    "photometric": pl.String,
+    "bits_stored": pl.UInt8,
+    "preset": pl.String,
+    "voi": pl.String,
+    "flags": pl.List(pl.String),
+    "rows": pl.UInt32,  # of the original
+    "columns": pl.UInt32,
+    "row_mm": pl.Float64,  # distance of pixel centres in the original
+    "column_mm": pl.Float64,
+    "size": pl.UInt32,  # of the stored square; the six numbers of `geometry.Geometry`
+    "scale_rows": pl.Float64,
+    "scale_columns": pl.Float64,
+    "offset_rows": pl.UInt32,
+    "offset_columns": pl.UInt32,
+    "mean": pl.Float64,  # of the rendered original in [0, 1]
+    "deviation": pl.Float64,
+    "clipped": pl.Float64,
+    "path": pl.String,  # relative to the store
+    "sha256": pl.String,  # of the array's file
+}
+
+STUDY_SCHEMA: dict[str, Any] = {
+    "study": pl.String,
+    "patient": pl.String,
+    "split": pl.String,
+    "images": pl.UInt32,
+    "report_status": pl.String,  # see `pairing.REPORT_STATUS`
+    "report_reason": pl.String,  # why there are no sentences; blank where there are
+    "report_flags": pl.List(pl.String),
+    "sections": pl.List(pl.String),  # canonical names, in the report's order
+    "sentences": pl.List(pl.String),
+}
+
+REJECT_SCHEMA: dict[str, Any] = {"file": pl.String, "kind": pl.String, "reason": pl.String, "detail": pl.String}
+IDENTITY_SCHEMA: dict[str, Any] = {"pseudonym": pl.String, "kind": pl.String, "original": pl.String}
+
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A store that this process alone may write.
+
+    Args:
+        path: the store's folder.
+        private: the folder of key and side table.
+        key: key of the pseudonyms.
+        configuration: what is stamped on the store.
+    """
+
+    path: Path
+    private: Path
+    key: bytes = field(repr=False)
+    configuration: Mapping[str, Any]
+
+    @property
+    def configuration_hash(self) -> str:
+        """SHA-256 of the configuration."""
+        return hash_of(self.configuration)
+
+
+@contextmanager
+def open_store(path: Path, private: Path, configuration: Mapping[str, Any]) -> Iterator[OpenStore]:
+    """Make a store, or open one made with the same configuration and key, for this process alone.
+
+    When the body raises `InputError`, all that a new store left is removed, and an old one is as it was.
+
+    Raises:
+        InputError: when the folder holds something else, another configuration, or is in use; when the key is missing,
+            another, or open to others.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; name a folder for the store")
+    if private.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{private}: the key must not lie inside the store; name a folder outside of {path}")
+    undo = _Undo()
+    undo.makes(path)
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        try:
+            yield _stamped(path, private, configuration, undo)
+        except InputError:
+            undo.run(path)
+            raise
+
+
+class _Undo:
+    """What a new store has made so far, to be removed if the request turns out to be wrong."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+        self.is_new = False
+
+    def makes(self, folder: Path) -> None:
+        """Note the highest folder that making `folder` will create."""
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        if missing:
+            self.folders.append(missing[-1])
+
+    def run(self, store: Path) -> None:
+        if self.is_new:
+            for entry in store.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for folder in self.folders if self.is_new else ():
+            shutil.rmtree(folder, ignore_errors=True)
+        if not self.is_new and (store / "images.parquet").exists():
+            remove_unlisted_images(store, pl.read_parquet(store / "images.parquet", columns=["path"])["path"])
+
+
+def _stamped(path: Path, private: Path, configuration: Mapping[str, Any], undo: _Undo) -> OpenStore:
+    stamp = path / "store.json"
+    if stamp.exists():
+        _check_stamp(stamp, configuration)
+        key = _key_of_store(path, private, stamp)
+    else:
+        if any(entry.name != _LOCK for entry in path.iterdir()):
+            raise InputError(f"{path}: is neither empty nor a store; name an empty or new folder")
+        undo.is_new = True
+        undo.makes(private)
+        key = load_or_create_key(private / "key")
+        write_json(
+            stamp,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "configuration": dict(configuration),
+                "configuration_hash": hash_of(configuration),
+                "key_fingerprint": key_fingerprint(key),
+            },
+        )
+    return OpenStore(path, private, key, configuration)
+
+
+def _check_stamp(stamp: Path, configuration: Mapping[str, Any]) -> None:
+    try:
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+        known = content["format"] == FORMAT and content["version"] == VERSION
+        before: dict[str, Any] = content["configuration"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{stamp.parent}: is not a store of this program; name an empty or new folder") from error
+    if not known:
+        raise InputError(f"{stamp.parent}: is a store of another version; ingest into a new folder")
+    now = json.loads(json.dumps(dict(configuration)))
+    changed = [
+        f"{k} was {before.get(k)} and is {now.get(k)}" for k in sorted({*before, *now}) if before.get(k) != now.get(k)
+    ]
+    if changed:
+        raise InputError(
+            f"{stamp.parent}: was made with another configuration ({'; '.join(changed)}); name a new folder"
+        )
+
+
+def _key_of_store(path: Path, private: Path, stamp: Path) -> bytes:
+    try:
+        key = load_key(private / "key")
+    except FileNotFoundError:
+        raise InputError(
+            f"{private / 'key'}: the key of store {path} is missing; put it back, or name a new folder"
+        ) from None
+    if key_fingerprint(key) != json.loads(stamp.read_text(encoding="utf-8")).get("key_fingerprint"):
+        raise InputError(
+            f"{private / 'key'}: is not the key with which {path} was made; put that back, or name a new folder"
+        )
+    return key
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the store's lock; the system lets go of it when the process ends, however that happens."""
+    lock = path / _LOCK
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = lock.exists() and os.fstat(file.fileno()).st_ino == lock.stat().st_ino
+        except BlockingIOError:
+            same = False
+        if not same:
+            raise InputError(f"{path}: another job is writing to this store; wait for its end or name another folder")
+        yield
+
+
+def hash_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a mapping as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then put it in place at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON (no NaN), indented."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def parquet_bytes(table: pl.DataFrame) -> bytes:
+    """A table as Parquet; the same table gives the same bytes."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd", statistics=True)
+    return buffer.getvalue()
+
+
+def write_identities(private: Path, names: Iterable[tuple[str, str, str]]) -> None:
+    """Write the side table (pseudonym, kind, original), for its owner alone."""
+    rows = sorted(set(names), key=lambda name: (name[1], name[0], name[2]))
+    table = pl.DataFrame(rows, schema=IDENTITY_SCHEMA, orient="row")
+    write_private(private / "identity.parquet", parquet_bytes(table))
+
+
+def remove_unlisted_images(store: Path, listed: Iterable[str]) -> None:
+    """Remove arrays, and temporary files of killed runs, that the image table does not have."""
+    kept = set(listed)
+    for folder in (store / "images").glob("*"):
+        for file in folder.iterdir():
+            if file.relative_to(store).as_posix() not in kept:
+                file.unlink()
+        with suppress(OSError):
+            folder.rmdir()  # only if empty

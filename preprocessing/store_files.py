@@ -1,0 +1,159 @@
+"""Writing a store: the tables, the datalist, the contact sheet and the run record, in an order that survives a kill."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from preprocessing.contact_sheet import contact_sheet, write_png
+from preprocessing.ingest_summary import IngestSummary
+from preprocessing.splits import SPLITS
+from preprocessing.store import (
+    FORMAT,
+    VERSION,
+    OpenStore,
+    parquet_bytes,
+    remove_unlisted_images,
+    write_bytes,
+    write_identities,
+    write_json,
+)
+
+SHEET_PICTURES = 48
+SHEET_OUTLIERS = 6  # of each kind
+SHEET_COLUMNS = 8
+SHEET_TILE = 160  # pixels
+
+_DISTRIBUTIONS = ("cxr-local-mi", "numpy", "pydicom", "imagecodecs", "opencv-python-headless", "polars")
+
+
+@dataclass(frozen=True)
+class StoreTables:
+    """Everything that ingest found out; names are (pseudonym, kind, original)."""
+
+    images: pl.DataFrame
+    studies: pl.DataFrame
+    rejects: pl.DataFrame
+    labels: tuple[str, ...]
+    names: Sequence[tuple[str, str, str]]
+
+
+def write_store(
+    opened: OpenStore, tables: StoreTables, summary: IngestSummary, *, seed: int, started: float
+) -> IngestSummary:
+    """Write all files of the store; return the summary with the time since `started` (`time.monotonic`).
+
+    The run record goes first and comes last: a store without it was cut short, and the next run mends it.
+    """
+    store = opened.path
+    (store / "run.json").unlink(missing_ok=True)
+    remove_unlisted_images(store, tables.images["path"])
+    write_identities(opened.private, tables.names)
+    files = {
+        "images.parquet": parquet_bytes(tables.images),
+        "studies.parquet": parquet_bytes(tables.studies),
+        "rejects.parquet": parquet_bytes(tables.rejects),
+        "rejects.csv": tables.rejects.write_csv().encode(),
+        "datalist.json": "".join(_datalist(opened, tables)).encode(),
+    }
+    for name, content in files.items():
+        write_bytes(store / name, content)
+    write_png(store / "contact_sheet.png", _sheet(store, tables.images, seed))
+    summary = replace(summary, seconds=round(time.monotonic() - started, 3))
+    write_json(store / "run.json", _run_record(opened, summary, files, seed))
+    return summary
+
+
+def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
+    """Strict JSON, one item a line, so that it can be read by eye and compared by `diff`."""
+    preprocessing = {
+        "preset": opened.configuration["preset"],
+        "size": opened.configuration["size"],
+        "range": [0, 255],
+        "configuration_hash": opened.configuration_hash,
+    }
+    head = {
+        "name": "chest radiographs with report sentences",
+        "description": "made by cxr-local-mi ingest; labels are 1 present, 0 absent, -1 uncertain, null unknown",
+        "label_names": list(tables.labels),
+        "preprocessing": preprocessing,
+    }
+    yield "{\n" + "".join(f"{_json(name)}: {_json(value)},\n" for name, value in head.items())
+    studies = {row["study"]: row for row in tables.studies.iter_rows(named=True)}
+    rows = tables.images.select("path", "study", "patient", "view").rows()
+    for split in SPLITS:
+        items = [_item(row, studies[row[1]], tables.labels) for row in rows if studies[row[1]]["split"] == split]
+        yield f"{_json(split)}: [\n" + ",\n".join(items) + ("\n]\n}\n" if split == SPLITS[-1] else "\n],\n")
+
+
+def _item(row: tuple[str, str, str, str], study: dict[str, Any], labels: tuple[str, ...]) -> str:
+    path, study_id, patient, view = row
+    return _json(
+        {
+            "image": path,
+            "study": study_id,
+            "patient": patient,
+            "view": view,
+            "sentences": study["sentences"],
+            "label": [study[name] for name in labels],
+        }
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _sheet(store: Path, images: pl.DataFrame, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Outliers first (darkest, flattest, most clipped), then a sample that depends on the seed alone."""
+    chosen: dict[str, str] = {}
+    outliers = {"dark": ("mean", False), "flat": ("deviation", False), "clipped": ("clipped", True)}
+    for word, (column, descending) in outliers.items():
+        ordered = images.sort(column, "image", descending=[descending, False])
+        for image in ordered["image"].head(min(SHEET_OUTLIERS, len(images) // 6)):
+            chosen.setdefault(image, word)
+    for image in sorted(images["image"], key=lambda image: hashlib.sha256(f"{seed}\0{image}".encode()).digest()):
+        if len(chosen) >= SHEET_PICTURES:
+            break
+        chosen.setdefault(image, "")
+    rows = {row[0]: row for row in images.select("image", "path", "view").iter_rows()}
+    pictures = [np.load(store / rows[image][1]) / np.float32(255) for image in chosen]
+    captions = [f"{image[:6]} {rows[image][2]} {word}" for image, word in chosen.items()]
+    return contact_sheet(pictures, captions, min(SHEET_COLUMNS, len(pictures)), SHEET_TILE)
+
+
+def _run_record(opened: OpenStore, summary: IngestSummary, files: dict[str, bytes], seed: int) -> dict[str, Any]:
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "configuration": dict(opened.configuration),
+        "configuration_hash": opened.configuration_hash,
+        "seed": seed,
+        "counts": summary.counts(),
+        "files": hashes,
+        # The image table has the hash of every array, so this one stands for all data.
+        "data_hash": hashlib.sha256("".join(hashes.values()).encode()).hexdigest(),
+        "versions": _versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": summary.seconds,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # another build of OpenCV, or a checkout that is not installed
+            versions[name] = "not installed"
+    return versions

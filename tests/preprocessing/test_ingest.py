@@ -1,0 +1,528 @@
+"""Every file ends in the store or in the rejects with a reason, and no identity leaves with it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+from made_dicom import made
+from pydicom import dcmwrite
+
+import preprocessing.ingest
+from preprocessing.conversion import ConversionSettings, Converted, SourceImage, convert
+from preprocessing.errors import InputError
+from preprocessing.ingest import IngestConfiguration, IngestSummary, ingest
+
+SMALL = IngestConfiguration(size=32, workers=2)
+REPORT = "INDICATION: Cough.\nFINDINGS: The lungs are clear. No effusion.\nIMPRESSION: 1. Normal chest.\n"
+
+
+def picture(number: int = 0, rows: int = 40, columns: int = 30) -> np.ndarray:
+    """Noise of 12 bits with a bright mark in the upper left corner."""
+    pixels = np.random.default_rng(number).integers(0, 2000, (rows, columns)).astype(np.uint16)
+    pixels[:6, :6] = 4095
+    return pixels
+
+
+def write_image(path: Path, number: int = 0, **elements: Any) -> Path:
+    named = {
+        "SOPInstanceUID": f"1.2.3.{number}",
+        "StudyInstanceUID": f"1.2.{number}",
+        "PatientID": f"P{number}",
+        "AccessionNumber": f"A{number}",
+        "BitsStored": 12,
+        "HighBit": 11,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dcmwrite(path, made(picture(number), **(named | elements)), enforce_file_format=False)
+    return path
+
+
+def write_report(path: Path, text: str = REPORT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def datalist(store: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    content: dict[str, Any] = json.loads((store / "datalist.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    return content
+
+
+def items(store: Path) -> list[dict[str, Any]]:
+    content = datalist(store)
+    return [item for split in ("training", "validation", "test") for item in content[split]]
+
+
+def reasons(store: Path, kind: str = "image") -> dict[str, str]:
+    """Reason by file name, the way its owner finds it: through the private side table."""
+    originals = pl.read_parquet(store.with_name(store.name + ".private") / "identity.parquet")
+    by_pseudonym = dict(originals.select("pseudonym", "original").iter_rows())
+    rejects = pl.read_parquet(store / "rejects.parquet").filter(pl.col("kind") == kind)
+    return {by_pseudonym[file]: reason for file, reason in rejects.select("file", "reason").iter_rows()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_study_goes_the_whole_way(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a" / "frontal.dcm", 1)
+    write_image(tmp_path / "in" / "a" / "lateral", 1, SOPInstanceUID="1.2.3.99", ViewPosition="LL")
+    write_report(tmp_path / "reports" / "1.2.1.txt")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study,Edema,Mass,Fracture,Hernia\nA1,1,0,,-1\n", encoding="utf-8")
+    calls: list[tuple[int, int | None]] = []
+    summary = ingest(
+        tmp_path / "in",
+        tmp_path / "out",
+        reports=tmp_path / "reports",
+        labels=labels,
+        configuration=SMALL,
+        on_progress=lambda done, total: calls.append((done, total)),
+    )
+    store = tmp_path / "out"
+    assert datalist(store)["label_names"] == ["Edema", "Mass", "Fracture", "Hernia"]
+    assert datalist(store)["preprocessing"] | {"configuration_hash": ""} == {
+        "preset": "voi",
+        "size": 32,
+        "range": [0, 255],
+        "configuration_hash": "",
+    }
+    found = items(store)
+    assert sorted(item["view"] for item in found) == ["LATERAL", "PA"]
+    for item in found:
+        assert list(item) == ["image", "study", "patient", "view", "sentences", "label"]
+        assert item["sentences"] == ["The lungs are clear.", "No effusion.", "Normal chest."]
+        assert item["label"] == [1, 0, None, -1]
+        array = np.load(store / item["image"])
+        assert (array.dtype, array.shape) == (np.uint8, (32, 32))
+        assert array[0, 4] > 200  # the mark: upper left of the picture, which is 24 of 32 columns wide
+        assert array[31, 27] < 160
+    assert (summary.files.seen, summary.files.accepted, summary.reports.accepted) == (2, 2, 1)
+    assert (summary.studies, summary.patients, summary.labels_matched) == (1, 1, 1)
+    assert calls[0] == (0, 2)
+    assert calls[-1] == (2, 2)
+    run = json.loads((store / "run.json").read_text(encoding="utf-8"))
+    assert run["counts"]["files"]["accepted"] == 2
+    assert run["seed"] == 0
+    assert cv2.imread(str(store / "contact_sheet.png"), cv2.IMREAD_GRAYSCALE).std() > 0
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    write_image(source / "good.dcm", 1)
+    write_image(source / "ct.dcm", 2, Modality="CT")
+    write_image(source / "hand.dcm", 3, BodyPartExamined="HAND")
+    write_image(source / "raw.dcm", 4, PresentationIntentType="FOR PROCESSING")
+    write_image(source / "burned.dcm", 5, BurnedInAnnotation="YES")
+    write_image(source / "blank.dcm", 6, BodyPartExamined="")
+    write_image(source / "same.dcm", 1)
+    write_image(source / "clash_a.dcm", 7)
+    write_image(source / "clash_b.dcm", 7, PixelIntensityRelationship="LIN")
+    write_image(source / "of_two_a.dcm", 8, StudyInstanceUID="1.2.88")
+    write_image(source / "of_two_b.dcm", 9, StudyInstanceUID="1.2.88")
+    (source / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (source / "notes.txt").write_text("not an image", encoding="utf-8")
+    (source / "empty.dcm").touch()
+    (source / "loop").symlink_to(source)
+    whole = write_image(source / "cut.dcm", 10).read_bytes()
+    (source / "cut.dcm").write_bytes(whole[:-200])
+    summary = ingest(source, tmp_path / "out", configuration=SMALL)
+    assert reasons(tmp_path / "out") == {
+        "ct.dcm": "other_modality",
+        "hand.dcm": "other_body_part",
+        "raw.dcm": "for_processing",
+        "burned.dcm": "burned_in_annotation",
+        "same.dcm": "duplicate",
+        "clash_a.dcm": "duplicate_uid",
+        "clash_b.dcm": "duplicate_uid",
+        "of_two_a.dcm": "study_of_two_patients",
+        "of_two_b.dcm": "study_of_two_patients",
+        ".DS_Store": "not_dicom",
+        "notes.txt": "not_dicom",
+        "empty.dcm": "empty_file",
+        "loop": "not_a_file",
+        "cut.dcm": "truncated",
+    }
+    assert (summary.files.seen, summary.files.accepted, summary.files.duplicates) == (16, 2, 1)
+    assert summary.flags["body_part_blank"] == 1
+    assert len(list((tmp_path / "out" / "images").rglob("*.npy"))) == 2
+
+
+def test_every_frame_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "many.dcm"
+    path.parent.mkdir()
+    dcmwrite(path, made(np.stack([picture(1), picture(2), picture(3)])), enforce_file_format=False)
+    summary = ingest(path, tmp_path / "out", configuration=SMALL)
+    images = pl.read_parquet(tmp_path / "out" / "images.parquet")
+    assert sorted(images["frame"]) == [1, 2, 3]
+    assert images["image"].n_unique() == 3
+    assert (summary.files.accepted, summary.images) == (1, 3)
+
+
+def test_reports_that_fit_no_study_or_several_are_listed(tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4, 5, 6):
+        write_image(
+            tmp_path / "in" / f"{number}.dcm", number, AccessionNumber="SHARED" if number in (5, 6) else f"A{number}"
+        )
+    write_image(tmp_path / "in" / "ct.dcm", 7, Modality="CT")
+    reports = tmp_path / "reports"
+    write_report(reports / "1.2.1.txt")
+    write_report(reports / "A1.txt", REPORT.replace("\n", "\r\n"))  # the same report again
+    write_report(reports / "A2.txt", "EXAM: Chest.\nINDICATION: Cough.\n")
+    write_report(reports / "1.2.3.txt")
+    write_report(reports / "A3.txt", "IMPRESSION: Edema.\n")
+    write_report(reports / "SHARED.txt")
+    write_report(reports / "A7.txt")
+    write_report(reports / "unknown.txt")
+    (reports / "A4.txt").write_bytes(b"%PDF-1.4")
+    summary = ingest(tmp_path / "in", tmp_path / "out", reports=reports, configuration=SMALL)
+    assert reasons(tmp_path / "out", "report") == {
+        "A1.txt": "duplicate",
+        "1.2.3.txt": "several_reports",
+        "A3.txt": "several_reports",
+        "SHARED.txt": "ambiguous_accession",
+        "A7.txt": "no_usable_image",
+        "unknown.txt": "no_such_study",
+        "A4.txt": "not_text",
+    }
+    assert summary.report_status == {"paired": 1, "no_usable_text": 1, "several_reports": 1, "no_report": 3}
+    assert (summary.reports.seen, summary.reports.accepted, summary.reports.duplicates) == (9, 2, 1)
+    studies = pl.read_parquet(tmp_path / "out" / "studies.parquet")
+    without = studies.row(by_predicate=pl.col("report_status") == "no_usable_text", named=True)
+    assert without["report_reason"] == "no_section_of_the_policy"
+    assert without["sections"] == ["examination", "indication"]
+
+
+def test_png_files_come_through_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("one", "two"):
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), (picture() >> 4).astype(np.uint8))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(
+        "image,study,patient,view,text,split\n"
+        "images/one.png,s1,p1,AP Supine,Clear lungs. Normal heart.,train\n"
+        "images/two.png,s2,p2,,,test\n"
+        "images/none.png,s3,p3,PA,Edema.,val\n",
+        encoding="utf-8",
+    )
+    configuration = IngestConfiguration(size=32, text_policy="impression-else-findings-else-body")
+    summary = ingest(None, tmp_path / "out", manifest=manifest, configuration=configuration)
+    (one,) = datalist(tmp_path / "out")["training"]
+    (two,) = datalist(tmp_path / "out")["test"]
+    assert (one["view"], one["sentences"]) == ("AP", ["Clear lungs.", "Normal heart."])
+    assert (two["view"], two["sentences"]) == ("UNKNOWN", [])
+    assert np.load(tmp_path / "out" / one["image"])[0, 4] > 200
+    assert summary.files.reasons == {"missing_file": 1}
+    assert summary.reports.reasons == {"no_usable_image": 1}
+
+
+PLANTED = {
+    "PatientName": "ZWIEBELKRAUT^OTTILIE",
+    "PatientID": "MRN-77412-QX",
+    "AccessionNumber": "ACC-551-ZZTOP",
+    "PatientBirthDate": "19470311",
+    "StudyDate": "20210417",
+    "InstitutionName": "ST. PANKRATIUS KLINIKUM",
+    "ReferringPhysicianName": "DR^KNOBLAUCH",
+    "StudyInstanceUID": "1.2.826.99.1234567.1",
+    "SeriesInstanceUID": "1.2.826.99.1234567.2",
+    "StudyDescription": "THORAX VON FRAU ZWIEBELKRAUT",
+    "PatientComments": "NEIGHBOUR OF KNOBLAUCH",
+}
+
+
+def test_no_planted_identifier_is_in_any_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "secretfolder_wing7"
+    planted = [part for value in PLANTED.values() for part in value.split("^") if len(part) > 4]
+    planted += ["ZWIEBELKRAUT", "OTTILIE", "secretfolder", "wing7", "secretfile", "1.2.826.99"]
+    write_image(source / "secretfile_a.dcm", 1, **PLANTED, SOPInstanceUID="1.2.826.99.1234567.3")
+    write_image(source / "secretfile_b.dcm", 1, **PLANTED, SOPInstanceUID="1.2.826.99.1234567.3")
+    write_image(
+        source / "secretfile_c.dcm", 2, **(PLANTED | {"Modality": "KNOBLAUCH", "SOPInstanceUID": "1.2.826.99.4"})
+    )
+    write_image(
+        source / "secretfile_d.dcm", 3, **(PLANTED | {"BodyPartExamined": "OTTILIE", "SOPInstanceUID": "1.2.826.99.5"})
+    )
+    (source / "secretfile_e.dcm").write_bytes(b"ZWIEBELKRAUT")
+    reports = tmp_path / "secretfolder_reports"
+    write_report(reports / "ACC-551-ZZTOP.txt", "HISTORY: Frau ZWIEBELKRAUT, born 19470311.\n" + REPORT)
+    write_report(reports / "MRN-77412-QX.txt", "FINDINGS: ZWIEBELKRAUT\n")
+    summary = ingest(source, tmp_path / "out", reports=reports, configuration=SMALL)
+    assert summary.report_status == {"paired": 1}
+    store = tmp_path / "out"
+    outputs = contents(store)
+    for name in ("images", "studies", "rejects"):
+        outputs[f"decoded {name}"] = pl.read_parquet(store / f"{name}.parquet").write_json().encode()
+    out, err = capfd.readouterr()
+    outputs["terminal"] = (out + err + json.dumps(summary.counts())).encode()
+    for name, content in outputs.items():
+        for identifier in planted:
+            for encoding in ("utf-8", "utf-16-le"):
+                assert identifier.lower().encode(encoding) not in content.lower(), (identifier, name)
+            assert identifier.lower() not in name.lower()
+    private = tmp_path / "out.private"
+    assert {path.name: path.stat().st_mode & 0o777 for path in private.iterdir()} == {
+        "key": 0o600,
+        "identity.parquet": 0o600,
+    }
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert "MRN-77412-QX" in pl.read_parquet(private / "identity.parquet")["original"].to_list()
+
+
+def cohort(source: Path, patients: int) -> None:
+    for patient in range(patients):
+        for visit in range(2):
+            number = patient * 10 + visit
+            write_image(source / f"{number}.dcm", number, PatientID=f"patient {patient}")
+
+
+def split_by_patient(store: Path) -> dict[str, set[str]]:
+    splits: dict[str, set[str]] = {}
+    for split in ("training", "validation", "test"):
+        for item in datalist(store)[split]:
+            splits.setdefault(item["patient"], set()).add(split)
+    return splits
+
+
+def test_a_patient_is_in_one_split_and_a_new_one_moves_nobody(tmp_path: Path) -> None:
+    cohort(tmp_path / "in", 12)
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    before = split_by_patient(tmp_path / "out")
+    assert len(before) == 12
+    assert all(len(splits) == 1 for splits in before.values())
+    assert len(set.union(*before.values())) > 1
+    cohort(tmp_path / "in", 13)
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    after = split_by_patient(tmp_path / "out")
+    assert len(after) == 13
+    assert all(after[patient] == splits for patient, splits in before.items())
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+    cohort(tmp_path / "in", 3)
+    (tmp_path / "in" / "clutter").write_bytes(b"x")
+    write_report(tmp_path / "reports" / "1.2.10.txt")
+    results = []
+    for workers in (1, 2):
+        configuration = IngestConfiguration(size=32, workers=workers)
+        ingest(tmp_path / "in", tmp_path / "out", reports=tmp_path / "reports", configuration=configuration)
+        files = contents(tmp_path / "out") | {"identity": (tmp_path / "out.private" / "identity.parquet").read_bytes()}
+        run = json.loads(files.pop("run.json"))
+        results.append((files, {name: run[name] for name in run if name not in ("seconds", "finished")}))
+    assert results[0] == results[1]
+    assert len(results[0][0]) > 10
+
+
+def test_a_file_that_is_gone_leaves_the_store_at_the_next_run(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    gone = write_image(tmp_path / "in" / "2.dcm", 2)
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    gone.unlink()
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    assert len(items(tmp_path / "out")) == 1
+    assert len(list((tmp_path / "out" / "images").rglob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "named"),
+    [
+        (None, {}, "in: there is no such"),
+        ("empty", {}, "in: holds no files"),
+        ("clutter", {}, "2 not_dicom"),
+        ("image", {"reports": "nowhere"}, "nowhere"),
+        ("image", {"labels": "nowhere.csv"}, "nowhere"),
+        ("image", {"manifest": "nowhere.csv"}, "nowhere"),
+        ("image", {"labels": "strangers.csv"}, "not one of its 1 studies"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, prepare: str | None, arguments: dict[str, str], named: str
+) -> None:
+    source = tmp_path / "in"
+    if prepare is not None:
+        source.mkdir()
+    if prepare == "clutter":
+        (source / "a.txt").write_text("a", encoding="utf-8")
+        (source / "b").mkdir()
+        (source / "b" / "c.dcm").write_text("c", encoding="utf-8")
+    if prepare == "image":
+        write_image(source / "1.dcm", 1)
+    (tmp_path / "strangers.csv").write_text("study,Edema\nzzz,1\n", encoding="utf-8")
+    before = contents(tmp_path)
+    paths = {name: tmp_path / value for name, value in arguments.items()}
+    with pytest.raises(InputError, match=named) as raised:
+        ingest(source, tmp_path / "deep" / "out", configuration=SMALL, **paths)  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"preset": "pretty"},
+        {"text_policy": "all"},
+        {"size": 0},
+        {"workers": 0},
+        {"split_fractions": (0.5, 0.1, 0.1)},
+        {"minimum_words": 0},
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"choose"):
+        IngestConfiguration(**wrong)
+
+
+def convert_unless_deadly(settings: ConversionSettings, source: SourceImage) -> Converted:
+    """`convert`, but for files whose names say how their decoder fails; once only if a token lies beside them."""
+    token = source.path.with_suffix(".token")
+    if "hang" in source.origin:
+        time.sleep(60)
+    if "kill" in source.origin and not token.exists():
+        token.touch() if "once" in source.origin else None
+        os.kill(os.getpid(), signal.SIGKILL)
+    return convert(settings, source)
+
+
+def test_a_worker_that_dies_costs_its_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing.ingest, "convert", convert_unless_deadly)
+    monkeypatch.setattr(preprocessing.ingest, "TIME_LIMIT", 3.0)
+    for number, name in enumerate(["a", "b", "kill_always", "c", "kill_once", "d", "hang"]):
+        write_image(tmp_path / "in" / f"{name}.dcm", number)
+    summary = ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    assert reasons(tmp_path / "out") == {"kill_always.dcm": "worker_crashed", "hang.dcm": "timed_out"}
+    assert summary.files.accepted == 5
+
+
+def test_a_second_process_on_the_same_output_stops(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from preprocessing.errors import InputError
+        from preprocessing.ingest import ingest
+        if __name__ == "__main__":
+            try:
+                ingest(Path({str(tmp_path / "in")!r}), Path({str(tmp_path / "out")!r}))
+            except InputError as error:
+                raise SystemExit(str(error))
+    """)
+
+    def second(done: int, total: int | None) -> None:
+        if done == 0:
+            run = subprocess.run(
+                [sys.executable, "-c", script],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                env=environment(),
+            )
+            seen.append((run.returncode, run.stderr))
+
+    seen: list[tuple[int, str]] = []
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL, on_progress=second)
+    ((code, message),) = seen
+    assert code == 1
+    assert "another job is writing to this store" in message
+    assert len(items(tmp_path / "out")) == 1
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(preprocessing.ingest.__file__).parents[1])}
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from preprocessing.pool import map_isolated
+
+def slowly(task):
+    Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+    time.sleep(0.3)
+
+if __name__ == "__main__":
+    for _ in map_isolated(slowly, range(1000), workers=2, time_limit=60):
+        pass
+"""
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path: Path, blow: signal.Signals) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW, encoding="utf-8")
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    command = [sys.executable, str(script), str(pids)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment()) as parent:
+        wait_until(lambda: len(list(pids.iterdir())) == 2)
+        parent.send_signal(blow)
+        parent.wait(timeout=10)
+    wait_until(lambda: not any(is_alive(int(path.stem)) for path in pids.iterdir()))
+
+
+def wait_until(condition: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def real_outcomes(shared_data: Path, tmp_path: Path) -> tuple[IngestSummary, dict[str, str]]:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("dicom_real", "dicom_derived"):
+        for path in (shared_data / name).iterdir():
+            (source / f"{name}__{path.name}").symlink_to(path)
+    summary = ingest(source, tmp_path / "out", configuration=SMALL)
+    return summary, {name.split("__")[1]: reason for name, reason in reasons(tmp_path / "out").items()}
+
+
+def test_every_real_file_ends_in_the_store_or_in_the_rejects(shared_data: Path, tmp_path: Path) -> None:
+    """The oracle is the headers as listed beside the files, not as read here."""
+    summary, outcome = real_outcomes(shared_data, tmp_path)
+    with (shared_data / "dicom_derived_manifest.csv").open(encoding="utf-8") as rows:
+        derived = {Path(row["file"]).name: row for row in csv.DictReader(rows)}
+    for name, row in derived.items():
+        assert outcome.get(name) == (None if row["body"] == "CHEST" else "other_body_part"), name
+    with (shared_data / "dicom_real_manifest.csv").open(encoding="utf-8") as rows:
+        real = {Path(row["file"]).name: row for row in csv.DictReader(rows)}
+    same_uid = {"Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"}
+    for name, row in real.items():
+        modality, body = row["Modality"], row["BodyPartExamined"]
+        if row["expect"] == "no-pixels":
+            assert outcome[name] in ("no_pixel_data", "truncated", "corrupt_header", "not_dicom"), name
+        elif name in same_uid:
+            assert outcome[name] == "duplicate_uid"
+        elif modality in ("CR", "DX") and body == "CHEST":
+            assert name not in outcome
+        elif modality in ("CR", "DX"):
+            assert outcome[name] == "other_body_part", name
+        else:
+            assert outcome[name], name
+    assert outcome["not_dicom_html.dcm"] == "not_dicom"
+    assert all(outcome[p.name] == "not_dicom" for p in (shared_data / "dicom_derived").glob("*.png"))
+    seen = len(list((shared_data / "dicom_real").iterdir())) + len(list((shared_data / "dicom_derived").iterdir()))
+    assert summary.files.seen == seen
+    assert Counter(reason != "duplicate" for reason in outcome.values())[True] == summary.files.rejected
+    assert summary.files.accepted == summary.images == len(list((tmp_path / "out" / "images").rglob("*.npy"))) > 10

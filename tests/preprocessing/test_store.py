@@ -1,0 +1,133 @@
+"""A store belongs to one configuration, one key and one process at a time; a wrong request leaves nothing behind."""
+
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from preprocessing.errors import InputError
+from preprocessing.store import open_store, parquet_bytes, remove_unlisted_images, write_bytes, write_json
+
+CONFIGURATION = {"preset": "voi", "size": 64, "split_fractions": (0.7, 0.1, 0.2)}
+
+
+def test_a_store_is_stamped_before_anything_else_and_opens_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_store(tmp_path / "new" / "out", tmp_path / "private", CONFIGURATION) as opened:
+            stamp = json.loads((opened.path / "store.json").read_text(encoding="utf-8"))
+            assert stamp["configuration"]["preset"] == "voi"
+            assert stamp["configuration_hash"] == opened.configuration_hash
+            assert opened.key.hex() not in json.dumps(stamp)
+            assert opened.key.hex() not in repr(opened)
+
+
+def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
+    with open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION):
+        pass
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        pytest.raises(InputError, match="preset was voi and is percentile"),
+        open_store(tmp_path / "out", tmp_path / "private", {**CONFIGURATION, "preset": "percentile"}),
+    ):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_store_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="neither empty nor a store"), open_store(tmp_path, tmp_path.parent / "p", {}):
+        pass
+    assert (tmp_path / "thesis.txt").exists()
+    with pytest.raises(InputError, match="is a file"), open_store(tmp_path / "thesis.txt", tmp_path.parent / "p", {}):
+        pass
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "other", "version": 1, "configuration": {}}'])
+def test_a_foreign_stamp_is_refused(tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "store.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="store of"), open_store(out, tmp_path / "private", {}):
+        pass
+
+
+def test_a_lost_or_another_key_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with open_store(tmp_path / name, tmp_path / f"{name}.private", CONFIGURATION):
+            pass
+    with (
+        pytest.raises(InputError, match="is not the key"),
+        open_store(tmp_path / "one", tmp_path / "two.private", CONFIGURATION),
+    ):
+        pass
+    (tmp_path / "one.private" / "key").unlink()
+    with (
+        pytest.raises(InputError, match="is missing"),
+        open_store(tmp_path / "one", tmp_path / "one.private", CONFIGURATION),
+    ):
+        pass
+
+
+def test_the_key_must_lie_outside(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="inside"), open_store(tmp_path / "out", tmp_path / "out" / "private", {}):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_at_once_are_not_let_in(tmp_path: Path) -> None:
+    with open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION):
+        with (
+            pytest.raises(InputError, match="another job"),
+            open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION),
+        ):
+            pass
+        assert (tmp_path / "out" / "store.json").exists()
+
+
+def test_a_wrong_request_leaves_nothing_of_a_new_store(tmp_path: Path) -> None:
+    def request() -> None:
+        with open_store(tmp_path / "a" / "out", tmp_path / "b" / "private", CONFIGURATION) as opened:
+            (opened.path / "images" / "ab").mkdir(parents=True)
+            raise InputError("nothing usable")
+
+    with pytest.raises(InputError, match="nothing usable"):
+        request()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_request_leaves_an_old_store_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_store(out, tmp_path / "private", CONFIGURATION):
+        (out / "images" / "ab").mkdir(parents=True)
+        (out / "images" / "ab" / "old.npy").write_bytes(b"old")
+        write_bytes(out / "images.parquet", parquet_bytes(pl.DataFrame({"path": ["images/ab/old.npy"]})))
+
+    def request() -> None:
+        with open_store(out, tmp_path / "private", CONFIGURATION):
+            (out / "images" / "ab" / "new.npy").write_bytes(b"new")
+            raise InputError("nothing usable")
+
+    with pytest.raises(InputError, match="nothing usable"):
+        request()
+    assert [path.name for path in (out / "images" / "ab").iterdir()] == ["old.npy"]
+    assert (tmp_path / "private" / "key").exists()
+
+
+def test_unlisted_arrays_and_leftovers_of_killed_runs_go(tmp_path: Path) -> None:
+    for name in ("aa/1.npy", "aa/.2.npy.77.tmp", "bb/3.npy"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    remove_unlisted_images(tmp_path, ["images/aa/1.npy"])
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted((tmp_path / "images").rglob("*"))] == [
+        "images/aa",
+        "images/aa/1.npy",
+    ]
+
+
+def test_json_is_strict_and_files_appear_whole(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 -- hidden files count
