@@ -34,7 +34,9 @@ def paths(store: Path, out: Path) -> dict[str, str]:
 
 
 def configuration(*names: str) -> dict[str, Any]:
-    merged: dict[str, Any] = ConfigParser.load_config_files([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
+    merged: dict[str, Any] = ConfigParser.load_config_files(
+        [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
+    )
     return merged
 
 
@@ -44,7 +46,10 @@ def test_pretraining_writes_weights_record_and_configuration(pretrained: Path) -
     assert description["preprocessing"] == {"preset": "voi", "size": 64}
     record = json.loads((pretrained / "pretrain_run.json").read_text())
     assert record["seed"] == 0
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"] == torch.__version__
+    assert (
+        record["versions"]["torch"] == torch.__version__.split("+")[0]
+        or record["versions"]["torch"] == torch.__version__
+    )
     merged = json.loads((pretrained / "pretrain_config.json").read_text())
     assert merged["image_size"] == 64, "the overrides of the command line belong to the record"
 
@@ -114,7 +119,7 @@ def test_a_checkpoint_of_other_data_is_not_continued(pretrained: Path, tmp_path:
     before = (pretrained / "models" / "pretrained.pt").read_bytes()
     done = run_bundle("pretrain", **paths(other, pretrained), **TINY)
     assert done.returncode != 0
-    assert "was trained on another datalist" in done.stderr
+    assert "was trained with another datalist_sha256" in done.stderr
     assert (pretrained / "models" / "pretrained.pt").read_bytes() == before
 
 

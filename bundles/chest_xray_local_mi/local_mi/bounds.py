@@ -23,8 +23,7 @@ def info_nce(positive: Tensor, candidates: Tensor, negative: Tensor) -> tuple[Te
         The value of each anchor in nats, (A,), and which anchors have a negative at all, (A,) bool; the value of an
         anchor without one is 0 and carries no gradient.
     """
-    positive, candidates = _at_least_float32(positive), _at_least_float32(candidates)
-    # A large finite value: a row of -inf alone has NaN gradients.
+    positive, candidates = at_least_float32(positive), at_least_float32(candidates)
     floor = torch.finfo(candidates.dtype).min / 2
     masked = candidates.masked_fill(~negative, floor)
     log_sum = torch.logsumexp(torch.cat([positive[:, None], masked], dim=1), dim=1)
@@ -34,5 +33,6 @@ def info_nce(positive: Tensor, candidates: Tensor, negative: Tensor) -> tuple[Te
     return torch.where(valid, values, torch.zeros_like(values)), valid
 
 
-def _at_least_float32(scores: Tensor) -> Tensor:
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Scores in float32, or in float64 where they are: reductions of less lose hundredths of a nat."""
     return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()

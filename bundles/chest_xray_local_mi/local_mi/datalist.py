@@ -18,6 +18,7 @@ from local_mi.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
+KNOWN = (0, 1)  # label values that training and metrics use; -1 is uncertain, null unknown
 
 
 def read_datalist(datalist: str) -> dict[str, Any]:
@@ -30,8 +31,8 @@ def read_datalist(datalist: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigurationError(f"datalist not found: {path}; set `dataset_dir` to a store made by ingest")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+    except ValueError as error:
         raise ConfigurationError(f"datalist {path} is not valid JSON; make it again with ingest") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"datalist {path} is not a JSON object; make it again with ingest")
@@ -63,7 +64,9 @@ def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[I
     items = _read_split(datalist, split, views)
     pairs = [item for item in items if item.get("sentences")]
     if len(pairs) < len(items):
-        logger.info("%d of %d items of '%s' have no sentence and are left out", len(items) - len(pairs), len(items), split)
+        logger.info(
+            "%d of %d items of '%s' have no sentence and are left out", len(items) - len(pairs), len(items), split
+        )
     if len({item["study"] for item in pairs}) < 2:
         raise ConfigurationError(
             f"split '{split}' of {datalist} has fewer than two studies with an image and a sentence; "
@@ -96,13 +99,15 @@ def read_labelled(
         ConfigurationError: a label is not in the datalist or is nowhere known in the split, or no item remains.
     """
     items = _with_labels(_read_split(datalist, split, views), datalist, label_names)
-    items = [_for_classifier(item) | {"label": item["label"]} for item in _patient_subset(items, patient_fraction, seed)]
+    items = [
+        _for_classifier(item) | {"label": item["label"]} for item in _patient_subset(items, patient_fraction, seed)
+    ]
     if not items:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
-    unknown = [name for k, name in enumerate(label_names) if all(item["label"][k] is None for item in items)]
+    unknown = [name for k, name in enumerate(label_names) if all(item["label"][k] not in KNOWN for item in items)]
     if unknown:
         raise ConfigurationError(
-            f"{', '.join(unknown)}: no known value in split '{split}' of {datalist}; "
+            f"{', '.join(unknown)}: no known value (0 or 1) in split '{split}' of {datalist}; "
             "leave these out of `label_names` or use more data"
         )
     return items
@@ -122,6 +127,10 @@ def _read_split(datalist: str, split: str, views: Sequence[str] | None) -> list[
     items = content.get(split)
     if not items:
         raise ConfigurationError(f"split '{split}' of {datalist} is empty or missing; ingest more patients")
+    if isinstance(views, str):
+        raise ConfigurationError(f"`views` is the text {views!r}; write a list, for instance \"['PA','AP']\"")
+    for number, item in enumerate(items):
+        _check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
     kept = [dict(item) for item in items if views is None or item.get("view") in views]
     if not kept:
         found = sorted({str(item.get("view")) for item in items})
@@ -137,6 +146,24 @@ def _read_split(datalist: str, split: str, views: Sequence[str] | None) -> list[
     return kept
 
 
+def _check_item(item: Any, where: str, labels: int) -> None:
+    """An item is an object with image, study and patient; its label, if there, has a value a name; sentences a list."""
+    if not isinstance(item, dict):
+        raise ConfigurationError(f"{where} is not an object; make the datalist again with ingest")
+    missing = [key for key in ("image", "study", "patient") if not isinstance(item.get(key), str)]
+    if missing:
+        raise ConfigurationError(f"{where} has no {' and no '.join(missing)}; make the datalist again with ingest")
+    if not isinstance(item.get("sentences", []), list):
+        raise ConfigurationError(f"{where} has `sentences` that are not a list; make the datalist again with ingest")
+    label = item.get("label", [])
+    if not isinstance(label, list) or len(label) not in (0, labels):
+        raise ConfigurationError(f"{where} has a `label` that does not match the {labels} `label_names`")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not strict JSON")
+
+
 def _for_classifier(item: Item) -> Item:
     return {"image": item["image"], "file": item["image"], "study": item["study"], "patient": item["patient"]}
 
@@ -147,19 +174,20 @@ def _with_labels(items: list[Item], datalist: str, label_names: Sequence[str]) -
     missing = [name for name in label_names if name not in known]
     if missing:
         raise ConfigurationError(
-            f"{', '.join(missing)}: not a label of {datalist}, which has {', '.join(known) or 'none'}; set `label_names`"
+            f"{', '.join(missing)}: not a label of {datalist}, which has {', '.join(known) or 'none'}; "
+            "set `label_names`"
         )
     columns = [known.index(name) for name in label_names]
-    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items]
-    return [item for item in labelled if any(value is not None for value in item["label"])]
+    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items if item.get("label")]
+    return [item for item in labelled if any(value in KNOWN for value in item["label"])]
 
 
 def _patient_subset(items: list[Item], fraction: float, seed: int) -> list[Item]:
-    if not 0 < fraction <= 1:
+    if not (isinstance(fraction, int | float) and 0 < fraction <= 1):
         raise ConfigurationError(f"label_fraction is {fraction}; it must be above 0 and at most 1")
     patients = sorted(
         {item["patient"] for item in items},
         key=lambda patient: hashlib.sha256(f"{seed}/{patient}".encode()).digest(),
     )
-    kept = set(patients[: math.ceil(fraction * len(patients))])
+    kept = set(patients[: math.ceil(round(fraction * len(patients), 9))])  # 0.07 * 100 is 7.000000000000001
     return [item for item in items if item["patient"] in kept]

@@ -23,14 +23,15 @@ def feature_map(network: nn.Module, image: Tensor) -> Tensor:
         return _resnet_feature_map(network, image)
     if isinstance(network, DenseNet):
         # class_layers starts with the ReLU that DenseNet leaves out of `features`.
-        return F.relu(network.features(image))
+        features: Tensor = F.relu(network.features(image))
+        return features
     raise ConfigurationError(
         f"no region features are known for {type(network).__name__}; use a 2D ResNet or DenseNet of monai.networks.nets"
     )
 
 
 def _resnet_feature_map(network: ResNet, image: Tensor) -> Tensor:
-    x = network.act(network.bn1(network.conv1(image)))
+    x: Tensor = network.act(network.bn1(network.conv1(image)))
     if not network.no_max_pool:
         x = network.maxpool(x)
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
@@ -63,12 +64,11 @@ def load_encoder_state(network: nn.Module, state: dict[str, Tensor]) -> None:
     """
     target = network.features if isinstance(network, DenseNet) else network
     expected = {key: value.shape for key, value in encoder_state(network).items()}
-    wrong = sorted(
-        key for key in expected.keys() | state.keys() if key not in state or expected.get(key) != state[key].shape
-    )
+    keys = expected.keys() | state.keys()
+    wrong = sorted(key for key in keys if key not in state or expected.get(key) != state[key].shape)
     if wrong:
         raise ConfigurationError(
-            f"the encoder weights do not fit {type(network).__name__}: {len(wrong)} of {len(expected)} tensors differ, "
+            f"the encoder weights do not fit {type(network).__name__}: {len(wrong)} of {len(keys)} tensors differ, "
             f"the first is {wrong[0]}; use the network that they were trained with"
         )
     target.load_state_dict(state, strict=False)

@@ -1,5 +1,6 @@
 """Ignite handlers that MONAI has not: the best checkpoint kept across runs, and a sampler told of its epoch."""
 
+import hashlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ from torch import nn
 
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_json
-from local_mi.weights import save_checkpoint
+from local_mi.weights import refuse_other_architecture, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,47 @@ def record_path(checkpoint: str) -> Path:
 
 
 def read_record(checkpoint: str) -> dict[str, Any] | None:
-    """The record of a checkpoint, or None where there is no such checkpoint."""
-    path = record_path(checkpoint)
-    if not path.is_file() or not Path(checkpoint).is_file():
+    """The record of a checkpoint, or None where there is no such checkpoint.
+
+    Raises:
+        ConfigurationError: there are weights, and no record that says how good they are and of what data.
+    """
+    if not Path(checkpoint).is_file():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    for path in (record_path(checkpoint), _next_record_path(checkpoint)):
+        record = _valid_record(path)
+        if record is not None and record["sha256"] == digest:
+            return record
+    raise ConfigurationError(
+        f"{checkpoint} has no record {record_path(checkpoint).name} of its own beside it, so it cannot be told whether "
+        "a run is better; move the weights away, or set `ckpt_dir` to a new folder"
+    )
+
+
+def keep(network: nn.Module, checkpoint: str, record: dict[str, Any]) -> None:
+    """Write weights and record so that a kill at any moment leaves a pair that belongs together.
+
+    The new record waits under another name until the weights are in place; the hash tells whose weights they are.
+    """
+    weights = Path(checkpoint).with_name(f".{Path(checkpoint).name}.next")
+    save_checkpoint(network, str(weights))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    write_json(_next_record_path(checkpoint), record | {"sha256": digest})
+    weights.replace(checkpoint)
+    _next_record_path(checkpoint).replace(record_path(checkpoint))
+
+
+def _next_record_path(checkpoint: str) -> Path:
+    return Path(checkpoint).with_suffix(".next.json")
+
+
+def _valid_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {**record, "value": float(record["value"]), "sha256": str(record["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class KeepBest:
@@ -55,9 +91,16 @@ class KeepBest:
         self.metric = metric
         self.path = path
         self.description = description
+        self._was_defined = False
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer."""
+        """Attach to a trainer.
+
+        Raises:
+            ConfigurationError: the weights that are there are of another architecture, and would be compared in vain.
+        """
+        if idist.get_rank() == 0 and Path(self.path).is_file():
+            refuse_other_architecture(self.network, self.path)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._check_that_one_was_kept)
 
@@ -67,20 +110,20 @@ class KeepBest:
             return
         value = float(self.evaluator.state.metrics[self.metric])
         best = read_record(self.path)
+        self._was_defined |= math.isfinite(value)
         if not math.isfinite(value):
             logger.warning("%s is undefined in epoch %d; no weights are kept for it", self.metric, engine.state.epoch)
         elif best is None or value > best["value"]:
-            save_checkpoint(self.network, self.path)
             record = {"metric": self.metric, "value": value, "epoch": engine.state.epoch, **self.description}
-            write_json(record_path(self.path), record)
+            keep(self.network, self.path, record)
         elif engine.state.epoch == engine.state.max_epochs:
             logger.info("%s keeps the weights of %s %.4f", Path(self.path).name, self.metric, best["value"])
 
     def _check_that_one_was_kept(self, engine: Engine) -> None:
-        if idist.get_rank() == 0 and read_record(self.path) is None:
+        if idist.get_rank() == 0 and not self._was_defined:
             raise ConfigurationError(
-                f"{self.metric} was never defined on the validation split, so no weights were kept; "
-                "it needs patients with and without at least one of the labels"
+                f"the validation metric {self.metric} was never defined, so no weights of this run were kept; for a "
+                "classifier the validation split needs patients with and without at least one of the labels"
             )
 
 
@@ -96,7 +139,7 @@ class SetEpoch:
 
 
 class StopOnNonFiniteLoss:
-    """Raises FloatingPointError as soon as a loss is NaN or infinite, before the weights that follow from it are kept."""
+    """Raises FloatingPointError as soon as a loss is NaN or infinite, before weights that follow from it are kept."""
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
 from ignite.metrics import EpochMetric, Metric
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from local_mi.bounds import at_least_float32
 from local_mi.critics import CosineCritic
 from local_mi.files import write_json
 from local_mi.objectives import aggregate_regions
@@ -22,6 +24,8 @@ IMAGE_CHUNK = 64  # images whose region scores are held at once
 
 def label_auroc(scores: Tensor, labels: Tensor) -> npt.NDArray[np.float64]:
     """Area under the ROC curve of each label over its known values (0 or 1); NaN where one class is absent.
+
+    A label with a score that is not finite is undefined too: a network that diverged ranks nothing.
 
     Args:
         scores: (M, L), any monotone score.
@@ -34,8 +38,9 @@ def label_auroc(scores: Tensor, labels: Tensor) -> npt.NDArray[np.float64]:
     for k in range(labels.shape[1]):
         label = labels[:, k].cpu().numpy()
         known = (label == 0) | (label == 1)
-        if len(np.unique(label[known])) == 2:
-            values[k] = roc_auc_score(label[known], scores[:, k].float().cpu().numpy()[known])
+        score = at_least_float32(scores[:, k]).cpu().numpy()[known]
+        if len(np.unique(label[known])) == 2 and np.isfinite(score).all():
+            values[k] = roc_auc_score(label[known], score)
     return values
 
 
@@ -104,7 +109,13 @@ class HeldOutPairs(Metric):
         self._study.append(study)
 
     def compute(self) -> dict[str, float]:
-        """All figures, with `mi` for the bound."""
+        """All figures, with `mi` for the bound.
+
+        Raises:
+            NotComputableError: no batch was seen.
+        """
+        if not self._study:
+            raise NotComputableError("no held-out pair was seen")
         study = torch.cat(self._study)
         first = _first_of_each(study)  # (M,) rows
         row_of = torch.full((len(study),), -1, device=study.device)
@@ -126,7 +137,7 @@ class HeldOutPairs(Metric):
     def _scores(self, regions: Tensor, sentences: Tensor) -> Tensor:
         return torch.cat(
             [
-                aggregate_regions(self.critic.score(chunk, sentences), self.aggregation)
+                aggregate_regions(self.critic.score(chunk, sentences), self.aggregation).float()
                 for chunk in regions.split(IMAGE_CHUNK)
             ]
         )
@@ -152,7 +163,8 @@ def _predictions_and_labels(output: Any) -> tuple[Tensor, Tensor]:
 
 
 def _mean_auroc(scores: Tensor, labels: Tensor) -> float:
-    values = label_auroc(scores, labels)
+    # Ignite squeezes the column of a single label away.
+    values = label_auroc(scores.reshape(len(scores), -1), labels.reshape(len(labels), -1))
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
@@ -177,8 +189,10 @@ def _report_scores(scores: Tensor, image_of: Tensor) -> Tensor:
 
 
 def _retrieval(direction: str, scores: Tensor) -> dict[str, float]:
-    """Recall and median rank of the diagonal in each row of (M, M) scores; a tie counts half."""
+    """Recall and median rank of the diagonal in each row of (M, M) scores; a tie counts half; NaN where a score is."""
     own = scores.diagonal()[:, None]
     rank = 1 + (scores > own).sum(dim=1) + ((scores == own).sum(dim=1) - 1) / 2
-    figures = {f"retrieval/{direction}/r@{k}": float((rank <= k).float().mean()) for k in (1, 5, 10)}
-    return figures | {f"retrieval/{direction}/median_rank": float(rank.median())}
+    rank = torch.where(scores.isnan().any(), torch.full_like(rank, math.nan), rank).double().cpu()
+    figures = {"median_rank": float(rank.quantile(0.5))}
+    figures |= {f"r@{k}": float((rank <= k).double().mean() + 0 * rank.sum()) for k in (1, 5, 10)}
+    return {f"retrieval/{direction}/{name}": value for name, value in figures.items()}

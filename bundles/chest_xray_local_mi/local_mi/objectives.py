@@ -4,13 +4,14 @@ Liao et al., *Multimodal Representation Learning via Maximization of Local Mutua
 sentence is matched to the region that carries it, by a maximum over the regions of an image.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from local_mi.bounds import info_nce
+from local_mi.bounds import at_least_float32, info_nce
 from local_mi.errors import ConfigurationError
 
 SOFT_MAXIMUM_TEMPERATURE = 1.0  # in units of the scores, which the critic has already divided by its own
@@ -19,8 +20,7 @@ SOFT_MAXIMUM_TEMPERATURE = 1.0  # in units of the scores, which the critic has a
 def soft_maximum(scores: Tensor, dim: int) -> Tensor:
     """`tau * log mean exp(s / tau)`: the mean inside, so that the number of regions does not shift the scores."""
     tau = SOFT_MAXIMUM_TEMPERATURE
-    total = torch.logsumexp(scores.float() / tau, dim=dim) - torch.log(torch.tensor(float(scores.shape[dim])))
-    return tau * total
+    return tau * (torch.logsumexp(at_least_float32(scores) / tau, dim=dim) - math.log(scores.shape[dim]))
 
 
 AGGREGATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {

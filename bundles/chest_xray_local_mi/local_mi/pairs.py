@@ -15,7 +15,7 @@ from local_mi.text import pad_token_ids, sentence_hash, tokenize
 def tokenized_pairs(
     datalist: str, split: str, views: Sequence[str] | None, text_model: str, max_tokens: int
 ) -> list[Item]:
-    """Pairs of a split with `token_ids` and `sentence_hash` beside `sentences`; each distinct sentence is tokenized once.
+    """Pairs of a split with `token_ids` and `sentence_hash` beside `sentences`; a repeated sentence is tokenized once.
 
     Raises:
         ConfigurationError: see `datalist.read_pairs`.

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import fire
 import ignite.distributed as idist
-import yaml
 from monai.bundle import ConfigParser
 
 from local_mi.datalist import datalist_hash
@@ -41,12 +41,13 @@ def start_run(
     datalist: str,
     seed: int,
     checkpoint: str | None = None,
+    description: dict[str, Any] | None = None,
     configuration: str | None = None,
 ) -> None:
     """Check the command line, refuse to mix data in one checkpoint, and write down what makes this run.
 
-    Writes `<name>_run.json` (versions, seed, hash of the data) and `<name>_config.json`, the merged configuration, which
-    `monai.bundle run --config_file` takes as it is.
+    Writes `<name>_run.json` (versions, seed, hash of the data) and `<name>_config.json`, the merged configuration,
+    which `monai.bundle run --config_file` takes as it is.
 
     Args:
         output_dir: where the record goes.
@@ -54,16 +55,17 @@ def start_run(
         datalist: the data of the run.
         seed: of the run.
         checkpoint: what this run may write; None for one that only reads.
+        description: what the checkpoint's record must agree on with this run: data, labels, image size.
         configuration: the merged configuration as JSON text; None reads it from the command line of
             `python -m monai.bundle run`.
 
     Raises:
-        ConfigurationError: an unknown key, a missing datalist, or a checkpoint that was trained on other data.
+        ConfigurationError: an unknown key, a missing datalist, or a checkpoint that was made of something else.
     """
     merged = json.loads(configuration) if configuration is not None else _configuration_of_command_line(sys.argv)
     data_hash = datalist_hash(datalist)
     if checkpoint is not None:
-        _refuse_other_data(checkpoint, data_hash)
+        _refuse_other_run(checkpoint, description or {})
     if idist.get_rank() == 0:
         record = {
             "workflow": name,
@@ -80,11 +82,11 @@ def start_run(
 
 
 def unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    """Keys (`a#b` or `a::b`) that a configuration does not have.
+    """Keys (`a#b` or `a::b`) that a configuration does not have; `+a`, which MONAI merges in files alone, is one.
 
     Below a component (`_target_`) any argument may be added, since the component itself refuses what it does not know.
     """
-    return [key for key in keys if not _is_known(configuration, re.split(r"#|::", key.lstrip("+")))]
+    return [key for key in keys if not _is_known(configuration, re.split(r"#|::", key))]
 
 
 def refuse_unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> None:
@@ -95,24 +97,27 @@ def refuse_unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> N
         raise ConfigurationError(f"unknown configuration key '{key}'; {hint}")
 
 
-def parse_command_line(arguments: Sequence[str]) -> dict[str, str]:
-    """`--key value`, `--key=value` and `--flag` of a `monai.bundle run` command line, as Fire reads them."""
-    found: dict[str, str] = {}
-    words = iter([*arguments, "--"])
-    word = next(words)
-    while word != "--":
-        following = next(words)
-        if word.startswith("--") and "=" in word:
-            key, value = word[2:].split("=", 1)
-            found[key] = value
-        elif word.startswith("--"):
-            is_flag = following.startswith("--")
-            found[word[2:]] = "True" if is_flag else following
-            if not is_flag:
-                following = next(words)
-        word = following
-    # Fire takes dashes for underscores in the name of an argument.
-    return {re.split(r"#|::", key)[0].replace("-", "_") + key[len(re.split(r"#|::", key)[0]) :]: v for key, v in found.items()}
+def parse_command_line(arguments: Sequence[str]) -> dict[str, Any]:
+    """What `monai.bundle run` receives from its command line: Fire itself reads it, so every form is understood."""
+    received: dict[str, Any] = {}
+
+    def run(
+        run_id: Any = None,
+        init_id: Any = None,
+        final_id: Any = None,
+        meta_file: Any = None,
+        config_file: Any = None,
+        logging_file: Any = None,
+        tracking: Any = None,
+        args_file: Any = None,
+        **override: Any,
+    ) -> None:
+        given = {"config_file": config_file, "args_file": args_file}
+        received.update({key: value for key, value in given.items() if value is not None} | override)
+
+    own_flags = list(arguments).index("--") if "--" in arguments else len(arguments)  # what follows is for Fire alone
+    fire.Fire(run, command=list(arguments[:own_flags]))
+    return received
 
 
 def _configuration_of_command_line(argv: Sequence[str]) -> dict[str, Any] | None:
@@ -120,7 +125,7 @@ def _configuration_of_command_line(argv: Sequence[str]) -> dict[str, Any] | None
     program = Path(argv[0]).as_posix() if argv else ""
     if not program.endswith("monai/bundle/__main__.py"):
         return None
-    given: dict[str, Any] = dict(parse_command_line(argv[2:]))
+    given = parse_command_line(argv[2:])
     if "args_file" in given:
         given = ConfigParser.load_config_files(given["args_file"]) | given
     files = given.get("config_file")
@@ -130,7 +135,7 @@ def _configuration_of_command_line(argv: Sequence[str]) -> dict[str, Any] | None
     overrides = {key: value for key, value in given.items() if key not in RUN_ARGUMENTS}
     refuse_unknown_keys(configuration, list(overrides))
     parser = ConfigParser(configuration)
-    parser.update({key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in overrides.items()})
+    parser.update(overrides)
     merged: dict[str, Any] = parser.config
     return merged
 
@@ -150,7 +155,7 @@ def _is_known(node: Any, path: list[str]) -> bool:
             return _is_known(node[path[0]], path[1:])
         return "_target_" in node and len(path) == 1
     if isinstance(node, list):
-        return path[0].isdigit() and int(path[0]) < len(node) and _is_known(node[int(path[0])], path[1:])
+        return path[0].isdecimal() and int(path[0]) < len(node) and _is_known(node[int(path[0])], path[1:])
     return False
 
 
@@ -164,13 +169,16 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     return paths
 
 
-def _refuse_other_data(checkpoint: str, data_hash: str) -> None:
+def _refuse_other_run(checkpoint: str, description: dict[str, Any]) -> None:
+    """Validation metrics compare only where data, labels and image size are the same."""
     record = read_record(checkpoint)
     if record is None:
         return
-    if record.get("datalist_sha256") != data_hash:
+    other = [key for key, value in description.items() if record.get(key) != value]
+    if other:
         raise ConfigurationError(
-            f"{checkpoint} was trained on another datalist; set `ckpt_dir` to a new folder, or delete it to start afresh"
+            f"{checkpoint} was trained with another {other[0]}; set `ckpt_dir` to a new folder, or delete it to start "
+            "afresh"
         )
     logger.info("%s of an earlier run is replaced only by a better one (%.4f)", checkpoint, record["value"])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
@@ -31,9 +32,7 @@ SPECIAL_TOKENS = {
 SOURCE_FILE = "source.json"  # beside the model: what it was made from
 
 
-def prepare_text_model(
-    directory: str, name_or_path: str | None, datalist: str, small_bert: dict[str, int]
-) -> str:
+def prepare_text_model(directory: str, name_or_path: str | None, datalist: str, small_bert: dict[str, int]) -> str:
     """A directory with a Hugging Face model and its tokenizer, made once and used again.
 
     Args:
@@ -111,7 +110,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(N, T) ids and mask -> (N, H)."""
-        hidden = self.model(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state  # (N, T, H)
+        hidden: Tensor = self.model(input_ids=token_ids, attention_mask=attention_mask).last_hidden_state  # (N, T, H)
         if self.pooling == "cls":
             return hidden[:, 0]
         weight = attention_mask[..., None].to(hidden.dtype)
@@ -121,8 +120,7 @@ class TextEncoder(nn.Module):
 def _prepare(target: Path, name_or_path: str | None, datalist: str, small_bert: dict[str, int]) -> None:
     corpus = [] if name_or_path else _training_sentences(datalist)
     source = {"name_or_path": name_or_path, "corpus": _hash_texts(corpus), "small_bert": small_bert}
-    recorded = target / SOURCE_FILE
-    if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) == source:
+    if _source_of(target) == source:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".text_model_") as temporary:
@@ -135,6 +133,15 @@ def _prepare(target: Path, name_or_path: str | None, datalist: str, small_bert: 
         if target.exists():
             shutil.rmtree(target)
         made.replace(target)
+
+
+def _source_of(target: Path) -> dict[str, Any] | None:
+    """What the text model in a directory was made from; None where there is none or it cannot be told."""
+    try:
+        source: dict[str, Any] = json.loads((target / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return source
 
 
 def _training_sentences(datalist: str) -> list[str]:
@@ -160,7 +167,10 @@ def _make_small_bert(directory: Path, corpus: list[str], small_bert: dict[str, i
         pad_token_id=tokenizer.pad_token_id,
     )
     tokenizer.save_pretrained(directory)
-    BertModel(config).save_pretrained(directory)
+    # Its own random numbers: making the model and finding it made must leave a run the same.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(directory)
     logger.info("made a small BERT with %d word pieces from %d sentences", len(tokenizer), len(corpus))
 
 
@@ -168,7 +178,7 @@ def _copy_model(directory: Path, name_or_path: str) -> None:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path)
         model: Any = AutoModel.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigurationError(
             f"text model '{name_or_path}' is neither a directory with a Hugging Face model nor reachable by name from "
             "here; give a directory, or leave `text_model` empty for the small BERT trained on the corpus"
@@ -178,7 +188,7 @@ def _copy_model(directory: Path, name_or_path: str) -> None:
 
 
 def pad_token_ids(token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Ragged token ids -> (N, T) ids padded with 0 and the (N, T) attention mask (padding is masked, so any id does)."""
+    """Ragged token ids -> (N, T) ids padded with 0 and the (N, T) attention mask (padding is masked: any id does)."""
     length = max(len(ids) for ids in token_ids)
     ids = torch.zeros(len(token_ids), length, dtype=torch.long)
     mask = torch.zeros(len(token_ids), length, dtype=torch.long)

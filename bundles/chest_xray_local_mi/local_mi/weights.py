@@ -1,9 +1,8 @@
 """Checkpoints and encoder weights: written whole, read without unpickling code."""
 
 import json
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 from local_mi.encoders import encoder_state, load_encoder_state
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_atomically
+
+if TYPE_CHECKING:
+    from local_mi.network import LocalMINetwork
 
 
 def save_checkpoint(network: nn.Module, path: str) -> None:
@@ -30,15 +32,32 @@ def load_checkpoint(network: nn.Module, path: str) -> None:
     """
     if not Path(path).is_file():
         raise ConfigurationError(f"weights not found: {path}; run the training that writes them, or set `ckpt_dir`")
+    state = _read_state(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state, strict=True)
-    except (pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ConfigurationError(f"weights {path} are damaged or not a plain state dict; train again") from error
     except RuntimeError as error:
         raise ConfigurationError(
             f"weights {path} do not fit {type(network).__name__} as configured; use the configuration of their run"
         ) from error
+
+
+def refuse_other_architecture(network: nn.Module, path: str) -> None:
+    """Raise ConfigurationError where a checkpoint's tensors differ from the network's in name or shape."""
+    kept = {key: value.shape for key, value in _read_state(path).items()}
+    if kept != {key: value.shape for key, value in network.state_dict().items()}:
+        raise ConfigurationError(
+            f"{path} holds weights of another architecture; set `ckpt_dir` to a new folder, or delete it to start afresh"
+        )
+
+
+def _read_state(path: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file, torch.load raises whatever it stumbles over
+        raise ConfigurationError(f"weights {path} are damaged or not a plain state dict; train again") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ConfigurationError(f"weights {path} are damaged or not a plain state dict; train again")
+    return state
 
 
 def save_encoder(network: nn.Module, path: str, description: dict[str, Any]) -> None:
@@ -54,7 +73,7 @@ def save_encoder(network: nn.Module, path: str, description: dict[str, Any]) -> 
     write_atomically(path, lambda temporary: save_file(state, temporary, metadata=metadata))
 
 
-def export_best(network: nn.Module, checkpoint: str, path: str, description: dict[str, Any]) -> None:
+def export_best(network: "LocalMINetwork", checkpoint: str, path: str, description: dict[str, Any]) -> None:
     """Write the image encoder of the best checkpoint of a pretraining network, on the first process alone."""
     if idist.get_rank() == 0:
         load_checkpoint(network, checkpoint)
@@ -74,7 +93,9 @@ def read_encoder(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             description = json.loads((file.metadata() or {}).get("description", "{}"))
         return load_file(path), description
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigurationError(f"encoder weights {path} are not a whole safetensors file; export them again") from error
+        raise ConfigurationError(
+            f"encoder weights {path} are not a whole safetensors file; export them again"
+        ) from error
 
 
 def start_from(network: nn.Module, pretrained: str | None) -> nn.Module:

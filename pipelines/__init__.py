@@ -1,0 +1,1 @@
+"""Batch jobs and the command line: chains `preprocessing` and the MONAI bundle, holds no science."""

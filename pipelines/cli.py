@@ -1,0 +1,325 @@
+"""The command line `cxr-local-mi`: every subcommand is a thin shell over one importable function.
+
+Exit codes: 0 done; 2 the request or its input cannot be used (one sentence on stderr says what to do); 1 a defect of
+the program; 130 interrupted. Logs and progress go to stderr, results to files.
+"""
+
+import os
+
+# Threads that spin at a barrier stop one another where jobs share cores: a training step took 10 times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for loading a small text model is noise
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from preprocessing.errors import InputError
+
+if TYPE_CHECKING:
+    from preprocessing.ingest_summary import IngestSummary
+
+app = typer.Typer(
+    name="cxr-local-mi",
+    help="From DICOM chest radiographs and reports to a pretrained image encoder and a pathology classifier.",
+    epilog="The usual way: ingest, pretrain, train, evaluate, export. `cxr-local-mi demo` walks it on synthetic "
+    "studies. Research only, not for clinical use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stderr = Console(stderr=True)
+
+OnProgress = Callable[[int, int | None], None]
+Store = Annotated[Path, typer.Argument(help="A store made by `ingest` (the folder with datalist.json).")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run: weights, records, logs. Made if needed.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of the bundle's configuration, for instance `--set max_epochs=50` or "
+        "`--set train#dataloader#pin_memory=true`. Repeat for more. An unknown key is refused.",
+    ),
+]
+
+
+def main() -> None:
+    """Entry point: runs a subcommand and turns a known error into one sentence and exit code 2."""
+    try:
+        app()
+    except (InputError, _configuration_error()) as error:
+        stderr.print(f"cxr-local-mi: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        stderr.print("cxr-local-mi: interrupted")
+        sys.exit(130)
+
+
+def _configuration_error() -> type[Exception]:
+    """The bundle's error class; found out only after a failure, since `local_mi` may take seconds to import."""
+    from local_mi.errors import ConfigurationError
+
+    return ConfigurationError
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cxr-local-mi {version('cxr-local-mi')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def phantoms(
+    folder: Annotated[Path, typer.Argument(help="New folder for DICOM files, reports, labels and ground truth.")],
+    studies: Annotated[int, typer.Option(min=1, help="Number of studies.")] = 200,
+    size: Annotated[int, typer.Option(min=64, help="Rows and columns of an image, in pixels.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    difficulty: Annotated[
+        str, typer.Option(help="easy, medium or hard: contrast, overlap, noise, label noise.")
+    ] = "medium",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Make synthetic chest studies as DICOM files and reports, with ground truth beside them."""
+    from preprocessing.phantoms import DIFFICULTIES, write_phantoms
+
+    if difficulty not in DIFFICULTIES:
+        raise InputError(f"difficulty '{difficulty}' is unknown; choose one of {', '.join(DIFFICULTIES)}")
+
+    with _progress("drawing studies") as on_progress:
+        summary = write_phantoms(
+            folder,
+            studies=studies,
+            size=size,
+            seed=seed,
+            difficulty=DIFFICULTIES[difficulty],
+            workers=workers,
+            on_progress=on_progress,
+        )
+    stderr.print(f"{summary.studies} studies, {summary.images} images in {folder}", highlight=False)
+
+
+@app.command()
+def ingest(
+    store: Annotated[Path, typer.Argument(help="The store to make or complete.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of DICOM files, searched through all its folders.")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet of PNG or JPEG images: image, study, patient, view, text or report, split."),
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of .txt named by StudyInstanceUID or accession number, or a CSV/Parquet with a text column."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet: `study`, then a column a label with 1, 0, -1 (uncertain) or blank."),
+    ] = None,
+    private: Annotated[
+        Path | None, typer.Option(help="Folder for the key and the link back to identities; default STORE.private.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=32, help="Rows and columns of a stored image.")] = 512,
+    preset: Annotated[str, typer.Option(help="How pixels become a picture: voi, percentile or mimic-jpg.")] = "voi",
+    text_policy: Annotated[
+        str,
+        typer.Option(
+            help="Sections that feed pretraining: findings+impression, impression, findings, "
+            "impression-else-findings-else-body."
+        ),
+    ] = "findings+impression",
+    seed: Annotated[int, typer.Option(help="Of the split by patient.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Turn DICOM radiographs (or PNG/JPEG) and reports into a store: images, tables, rejects, a MONAI datalist."""
+    from preprocessing.ingest import IngestConfiguration
+    from preprocessing.ingest import ingest as run_ingest
+
+    configuration = IngestConfiguration(preset=preset, size=size, text_policy=text_policy, seed=seed, workers=workers)
+    with _progress("ingesting") as on_progress:
+        summary = run_ingest(
+            images,
+            store,
+            manifest=manifest,
+            reports=reports,
+            labels=labels,
+            private=private,
+            configuration=configuration,
+            on_progress=on_progress,
+        )
+    _print_summary(summary)
+
+
+@app.command()
+def pretrain(store: Store, run: Run, settings: Settings = None) -> None:
+    """Pretrain image and text encoders by local mutual information between regions and sentences."""
+    from pipelines.bundle import pretrain as run_pretrain
+
+    stderr.print(f"encoder: {run_pretrain(store, run, _parsed(settings))}", highlight=False)
+
+
+@app.command()
+def train(
+    store: Store,
+    run: Run,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(help="Encoder weights (image_encoder.safetensors of a pretraining run); none: random."),
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Train the multi-label pathology classifier, from pretrained encoder weights or from none."""
+    from pipelines.bundle import train as run_train
+
+    stderr.print(f"classifier: {run_train(store, run, pretrained, _parsed(settings))}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    store: Store,
+    run: Run,
+    stage: Annotated[
+        str, typer.Option(help="train: the classifier. pretrain: retrieval and mutual information.")
+    ] = "train",
+    settings: Settings = None,
+) -> None:
+    """Evaluate a run on the held-out test split and write <stage>_metrics.json into the run."""
+    from pipelines.bundle import evaluate as run_evaluate
+
+    for name, value in run_evaluate(store, run, stage, _parsed(settings)).items():
+        typer.echo(f"{name}\t{'undefined' if value is None else f'{value:.4f}'}")
+
+
+@app.command()
+def inference(store: Store, run: Run, settings: Settings = None) -> None:
+    """Write predictions.csv: a probability a label for every image of the test split."""
+    from pipelines.bundle import inference as run_inference
+
+    stderr.print(f"predictions: {run_inference(store, run, _parsed(settings))}", highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the exported encoder.")],
+) -> None:
+    """Export the image encoder so that PyTorch, safetensors and MONAI alone load it, and check that they do."""
+    from pipelines.export import export_encoder
+
+    exported = export_encoder(run, folder)
+    typer.echo(f"largest difference of a feature\t{exported.difference:.3g}")
+    stderr.print(f"encoder: {exported.folder / 'encoder.safetensors'}", highlight=False)
+
+
+@app.command()
+def ground(
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
+    image: Annotated[Path, typer.Argument(help="A radiograph: DICOM, PNG, JPEG, or an image of a store.")],
+    sentence: Annotated[str, typer.Argument(help='For instance "There is a left pleural effusion."')],
+    picture: Annotated[Path, typer.Argument(help="The PNG to write.")],
+) -> None:
+    """Draw where in a radiograph a sentence is found true."""
+    from pipelines.ground import ground_file
+
+    ground_file(run, image, sentence, picture)
+    stderr.print(f"picture: {picture}", highlight=False)
+
+
+@app.command()
+def bundle(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy the MONAI bundle out, to run it with `python -m monai.bundle run`."""
+    from pipelines.bundle import copy_bundle
+
+    stderr.print(f"bundle: {copy_bundle(folder)}", highlight=False)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for all that the demo makes.")] = Path("demo"),
+    studies: Annotated[int, typer.Option(min=40, help="Number of synthetic studies.")] = 1200,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Walk the whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, export."""
+    from pipelines.demo import run_demo
+
+    result = run_demo(folder, studies=studies, workers=workers, announce=lambda step: stderr.rule(step, align="left"))
+    typer.echo(result.text())
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[OnProgress]:
+    """A progress bar on stderr that is fed with (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_summary(summary: "IngestSummary") -> None:
+    """What an ingest run came to, as a table on stderr."""
+    table = Table(box=None, show_header=False)
+    for name, outcomes in (("image files", summary.files), ("reports", summary.reports)):
+        table.add_row(
+            name,
+            f"{outcomes.seen} seen: {outcomes.accepted} accepted, {outcomes.rejected} rejected, "
+            f"{outcomes.duplicates} duplicates",
+        )
+        for reason, count in sorted(outcomes.reasons.items()):
+            table.add_row("", f"{count} {reason}")
+    table.add_row("store", f"{summary.images} images, {summary.studies} studies, {summary.patients} patients")
+    table.add_row("", f"{summary.sentences} sentences; studies by report: {_counts(summary.report_status)}")
+    for name in ("splits", "views", "modalities", "transfer_syntaxes", "vois", "flags"):
+        table.add_row(name.replace("_", " "), _counts(getattr(summary, name)))
+    if summary.labels_matched or summary.labels_unmatched:
+        table.add_row(
+            "labels", f"{summary.labels_matched} studies matched, {summary.labels_unmatched} rows of no study"
+        )
+    stderr.print(table, highlight=False, markup=False)
+    stderr.print(f"{summary.store}  (keys and identities: {summary.private})", highlight=False, markup=False)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+
+
+def _parsed(settings: list[str] | None) -> dict[str, Any]:
+    """`key=value` pairs, the values read as YAML."""
+    parsed = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting!r} has no '='; write --set KEY=VALUE")
+        parsed[key] = json.loads(json.dumps(yaml.safe_load(value), default=str))
+    return parsed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, ground, export."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from local_mi.files import write_json
+
+from pipelines.bundle import evaluate, inference, pretrain, pretrained_network, run_configuration, train
+from pipelines.export import export_encoder
+from pipelines.ground import draw_grounding, ground
+from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
+from preprocessing.errors import InputError
+from preprocessing.ingest import IngestConfiguration, ingest
+from preprocessing.phantoms import DIFFICULTIES, write_phantoms
+
+MARKER = "demo.json"  # a folder with it is the demo's own and may be replaced
+IMAGE_SIZE = 256
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo showed on held-out studies.
+
+    Args:
+        folder: with everything it made.
+        studies: held-out studies in retrieval.
+        retrieval_at_10: share of held-out images whose own report is among the ten nearest, and the other way round.
+        retrieval_chance: of the same.
+        auroc_local: mean area under the ROC curve of the classifier from local weights, few labels.
+        auroc_random: of the classifier from random weights, the same labels.
+        labelled_share: of the training patients.
+        pointing: of sentences with a known place.
+        export_difference: largest feature difference of the exported encoder.
+        seconds: wall time.
+    """
+
+    folder: Path
+    studies: int
+    retrieval_at_10: tuple[float, float]
+    retrieval_chance: float
+    auroc_local: float
+    auroc_random: float
+    labelled_share: float
+    pointing: PointingScore
+    export_difference: float
+    seconds: float
+
+    def text(self) -> str:
+        """For people, with the places of the results."""
+        to_report, to_image = self.retrieval_at_10
+        rows = {
+            "own report among the 10 nearest": f"{to_report:.0%} (image to report), {to_image:.0%} (report to image); "
+            f"chance {self.retrieval_chance:.0%}",
+            "sentence points into its true box": f"{self.pointing.hits:.0%} of {self.pointing.sentences}; "
+            f"chance {self.pointing.chance:.0%}",
+            f"mean AUROC with {self.labelled_share:.0%} of the labels": f"{self.auroc_local:.3f} from local weights, "
+            f"{self.auroc_random:.3f} from random ones",
+            "exported encoder": f"loads without this project; features differ by {self.export_difference:.1g} at most",
+        }
+        return "\n".join(
+            [
+                f"Held-out phantoms ({self.studies} studies), {self.seconds:.0f} s:",
+                *(f"  {name:<35}{value}" for name, value in rows.items()),
+                f"Encoder:  {self.folder / 'encoder' / 'encoder.safetensors'}",
+                f"Metrics:  {self.folder / MARKER}",
+                f"Pictures: {self.folder / 'grounding.png'}, {self.folder / 'store' / 'contact_sheet.png'}",
+            ]
+        )
+
+
+def run_demo(
+    folder: Path,
+    *,
+    studies: int,
+    workers: int,
+    announce: Callable[[str], None],
+    overrides: dict[str, Any] | None = None,
+) -> DemoResult:
+    """Run the demo.
+
+    Args:
+        folder: new, empty, or of an earlier demo, which is replaced.
+        studies: number of synthetic studies.
+        workers: processes for phantoms and ingest.
+        announce: told each step.
+        overrides: configuration keys for both trainings, over those of `demo.yaml`.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    _make_way(folder)
+    started = time.monotonic()
+    settings = _settings(overrides or {})
+    announce(f"{studies} synthetic studies")
+    write_phantoms(
+        folder / "phantoms", studies=studies, size=IMAGE_SIZE, seed=0, difficulty=DIFFICULTIES["easy"], workers=workers
+    )
+    announce("ingest")
+    store = folder / "store"
+    _ingest(folder, int(settings["pretrain"]["image_size"]), workers)
+    announce("pretraining by local mutual information")
+    weights = pretrain(store, folder / "pretrain", settings["pretrain"])
+    retrieval = evaluate(store, folder / "pretrain", "pretrain", {})
+    auroc = {}
+    for name, initial in (("local", weights), ("random", None)):
+        announce(f"classifier from {name} weights, few labels")
+        run = folder / f"classifier_{name}"
+        train(store, run, initial, settings["train"])
+        auroc[name] = evaluate(store, run, "train", {})["mean_auroc"] or float("nan")
+        inference(store, run, {})
+    announce("grounding and export")
+    pointing = _ground(folder)
+    exported = export_encoder(folder / "pretrain", folder / "encoder")
+    held_out = int(retrieval["retrieval/studies"] or 0)
+    result = DemoResult(
+        folder=folder,
+        studies=held_out,
+        retrieval_at_10=(
+            float(retrieval["retrieval/image_to_report/r@10"] or 0),
+            float(retrieval["retrieval/report_to_image/r@10"] or 0),
+        ),
+        retrieval_chance=min(1.0, 10 / held_out),
+        auroc_local=auroc["local"],
+        auroc_random=auroc["random"],
+        labelled_share=float(settings["train"]["label_fraction"]),
+        pointing=pointing,
+        export_difference=exported.difference,
+        seconds=time.monotonic() - started,
+    )
+    write_json(folder / MARKER, asdict(result) | {"folder": str(folder), "retrieval": retrieval})
+    return result
+
+
+def _make_way(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARKER).is_file():
+            raise InputError(f"{folder} holds something that is not the demo's; name another folder or empty this one")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, {"state": "started"})
+
+
+def _settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    settings = yaml.safe_load(files("pipelines").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    return {stage: keys | overrides for stage, keys in settings.items()}
+
+
+def _ingest(folder: Path, size: int, workers: int) -> None:
+    phantoms = folder / "phantoms"
+    ingest(
+        phantoms / "dicom",
+        folder / "store",
+        reports=phantoms / "reports",
+        labels=phantoms / "labels.csv",
+        configuration=IngestConfiguration(size=size, workers=workers),
+    )
+
+
+def _ground(folder: Path) -> PointingScore:
+    """Play the pointing game on the test split, and draw one sentence's region."""
+    store, run = folder / "store", folder / "pretrain"
+    sentences = placed_sentences(folder / "phantoms", store, folder / "store.private", "test")
+    network, text_model = pretrained_network(run), run / "models" / "text_model"
+    max_tokens = int(run_configuration(run, "pretrain")["max_tokens"])
+    shown = _sentence_to_show(sentences)
+    grounding = ground(network, stored_picture(store, shown), shown.sentence, text_model, max_tokens)
+    draw_grounding(grounding, shown.sentence, folder / "grounding.png", [shown.box])
+    return pointing_score(network, store, sentences, text_model, max_tokens)
+
+
+def _sentence_to_show(sentences: list[PlacedSentence]) -> PlacedSentence:
+    """The first about an effusion, whatever the network makes of it; else the first."""
+    return next((placed for placed in sentences if placed.finding == "Pleural Effusion"), sentences[0])

@@ -1,0 +1,159 @@
+"""The image encoder as a file that PyTorch, safetensors and MONAI load without this project.
+
+Writes `encoder.safetensors` (weights in the key layout of a plain `monai.networks.nets` class), `encoder.json` (which
+class with which arguments, how images were prepared, a hash) and `load_encoder.py` (the few lines that load it). Those
+very lines are then run in a fresh process, and their features are compared with the training network's.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from local_mi.encoders import encoder_state
+from local_mi.errors import ConfigurationError
+from local_mi.files import write_atomically, write_json
+from local_mi.weights import read_encoder
+from monai.bundle import ConfigParser
+from safetensors.torch import save_file
+from torch import nn
+
+from pipelines.bundle import pretrained_network, run_configuration
+
+TOLERANCE = 1e-5  # largest difference of a feature that is rounding, not another network
+CHECKED_IMAGES = 4
+
+LOAD_ENCODER = '''"""Loads encoder.safetensors with PyTorch, safetensors and MONAI alone, and computes features.
+
+As a module: `from load_encoder import load_encoder; encoder = load_encoder("FOLDER")`.
+As a program: `python load_encoder.py FOLDER images.npy features.npy`, images float32 (N, 1, rows, columns) in [0, 1].
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks import nets
+from safetensors.torch import load_file
+
+
+def load_encoder(folder):
+    """The encoder in evaluation mode: (N, 1, rows, columns) in [0, 1] -> features."""
+    description = json.loads((Path(folder) / "encoder.json").read_text())
+    network = getattr(nets, description["network"]["class"])(**description["network"]["arguments"])
+    if description["network"]["part"]:
+        network = getattr(network, description["network"]["part"])
+    network.load_state_dict(load_file(Path(folder) / "encoder.safetensors"), strict=True)
+    return network.eval()
+
+
+if __name__ == "__main__":
+    folder, images, features = sys.argv[1:]
+    with torch.no_grad():
+        np.save(features, load_encoder(folder)(torch.from_numpy(np.load(images))).numpy())
+'''
+
+# Run instead of the program itself, to show that no line of this project took part.
+_CHECK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+ours = sorted(name for name in sys.modules if name.split(".")[0] in ("local_mi", "pipelines", "preprocessing"))
+if ours:
+    sys.exit("modules of this project were loaded: " + ", ".join(ours))
+"""
+
+
+@dataclass(frozen=True)
+class ExportedEncoder:
+    """What `export_encoder` wrote.
+
+    Args:
+        folder: with `encoder.safetensors`, `encoder.json` and `load_encoder.py`.
+        difference: largest absolute difference between a feature of the file, loaded in a fresh process without this
+            project, and of the training network.
+    """
+
+    folder: Path
+    difference: float
+
+
+def export_encoder(run: Path, folder: Path) -> ExportedEncoder:
+    """Export the image encoder of a pretraining run and check the export.
+
+    Args:
+        run: folder of the pretraining run.
+        folder: where the three files go; made if needed, files of an earlier export are replaced.
+
+    Raises:
+        ConfigurationError: the run is not there, or the exported file gives other features.
+    """
+    network = pretrained_network(run).image_encoder
+    description = read_encoder(str(run / "models" / "image_encoder.safetensors"))[1]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export_") as temporary:
+        made = Path(temporary)
+        _write_export(made, network, description | {"network": _network_description(run)})
+        difference = _largest_difference(made, network, int(description["image_size"]))
+        if not difference <= TOLERANCE:
+            raise ConfigurationError(
+                f"the exported encoder of {run} gives features that differ by {difference:.2g} from the training "
+                f"network's, more than {TOLERANCE:g}; nothing was written to {folder}"
+            )
+        folder.mkdir(exist_ok=True)
+        for file in ("encoder.safetensors", "encoder.json", "load_encoder.py"):
+            (made / file).replace(folder / file)
+    return ExportedEncoder(folder, difference)
+
+
+def _write_export(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    weights = folder / "encoder.safetensors"
+    state = {key: value.detach().cpu().contiguous() for key, value in encoder_state(network).items()}
+    write_atomically(weights, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    write_json(folder / "encoder.json", description | {"weights_sha256": digest})
+    (folder / "load_encoder.py").write_text(LOAD_ENCODER, encoding="utf-8")
+
+
+def _network_description(run: Path) -> dict[str, Any]:
+    """Class, arguments and part of the plain MONAI network, from the run's configuration."""
+    parser = ConfigParser(run_configuration(run, "pretrain"))
+    component = dict(parser.get_parsed_content("image_encoder", instantiate=False).get_config())
+    name = str(component.pop("_target_")).removeprefix("monai.networks.nets.")
+    is_densenet = name.lower().startswith("densenet")
+    return {"class": name, "arguments": component, "part": "features" if is_densenet else None}
+
+
+def _largest_difference(folder: Path, network: nn.Module, size: int) -> float:
+    """Largest difference of a feature between a fresh process and here, on random images."""
+    images = np.random.default_rng(0).random((CHECKED_IMAGES, 1, size, size), dtype=np.float32)
+    part = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["network"]["part"]
+    encoder = getattr(network, part) if part else network
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(images)).numpy()
+    np.save(folder / "images.npy", images)
+    found = _features_in_fresh_process(folder)
+    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+
+
+def _features_in_fresh_process(folder: Path) -> np.ndarray[Any, Any]:
+    names = ("load_encoder.py", "", "images.npy", "features.npy")
+    arguments = [str(folder / name) if name else str(folder) for name in names]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", _CHECK, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ConfigurationError(f"the exported encoder cannot be loaded by PyTorch and MONAI alone: {last[0]}")
+    features: np.ndarray[Any, Any] = np.load(folder / "features.npy")
+    return features

@@ -1,0 +1,116 @@
+"""The command line: bad input is one clear sentence on stderr, exit code 2, and nothing half-written left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo import DemoResult
+
+COMMANDS = ("phantoms", "ingest", "pretrain", "train", "evaluate", "inference", "export", "ground", "bundle", "demo")
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=environment)
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", *words: str | Path) -> None:
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert str(word) in last, last
+
+
+def test_help_lists_every_command_and_each_explains_itself() -> None:
+    text = run("--help").stdout
+    assert all(command in text for command in COMMANDS)
+    assert "--preset" in run("ingest", "--help").stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("cxr-local-mi 0.")
+
+
+def test_ingest_of_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert_refused(run("ingest", tmp_path / "store", "--images", tmp_path / "in"), tmp_path / "in")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_ingest_of_a_folder_without_dicom(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "letter.txt").write_text("not an image")
+    assert_refused(run("ingest", tmp_path / "store", "--images", tmp_path / "in"), tmp_path / "in", "not_dicom")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_ingest_without_any_input(tmp_path: Path) -> None:
+    assert_refused(run("ingest", tmp_path / "store"), "--images")
+
+
+def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(demo: DemoResult, tmp_path: Path) -> None:
+    dicom = next((demo.folder / "phantoms" / "dicom").rglob("*.dcm"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.dcm").write_bytes(dicom.read_bytes())
+    (tmp_path / "in" / "cut.dcm").write_bytes(dicom.read_bytes()[:700])
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "1.2.3.4.txt").write_text("FINDINGS: Clear lungs.")
+    done = run("ingest", tmp_path / "store", "--images", tmp_path / "in", "--reports", tmp_path / "reports")
+    assert done.returncode == 0, done.stderr
+    rejects = (tmp_path / "store" / "rejects.csv").read_text().splitlines()
+    assert len(rejects) == 3
+    assert any(",image," in row and "truncated" in row for row in rejects)
+    assert any(",report," in row and "no_study" in row for row in rejects)
+
+
+def test_pretraining_on_a_folder_that_is_no_store(tmp_path: Path) -> None:
+    assert_refused(run("pretrain", tmp_path, tmp_path / "run"), tmp_path / "datalist.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_key_that_does_not_exist(demo: DemoResult, tmp_path: Path) -> None:
+    done = run("pretrain", demo.folder / "store", tmp_path / "run", "--set", "max_epoch=3")
+    assert_refused(done, "max_epoch", "did you mean 'max_epochs'?")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_weights_file(demo: DemoResult, tmp_path: Path) -> None:
+    weights = tmp_path / "nowhere.safetensors"
+    done = run("train", demo.folder / "store", tmp_path / "run", "--pretrained", weights, "--set", "num_workers=0")
+    assert_refused(done, weights)
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_evaluation_of_a_folder_without_a_run(demo: DemoResult, tmp_path: Path) -> None:
+    assert_refused(run("evaluate", demo.folder / "store", tmp_path), tmp_path, "cxr-local-mi train")
+
+
+def test_grounding_in_a_file_that_is_no_image(demo: DemoResult, tmp_path: Path) -> None:
+    (tmp_path / "text.dcm").write_text("not an image")
+    done = run("ground", demo.folder / "pretrain", tmp_path / "text.dcm", "Clear lungs.", tmp_path / "picture.png")
+    assert_refused(done, tmp_path / "text.dcm")
+    assert not (tmp_path / "picture.png").exists()
+
+
+def test_grounding_in_a_dicom_file(demo: DemoResult, tmp_path: Path) -> None:
+    dicom = next((demo.folder / "phantoms" / "dicom").rglob("*.dcm"))
+    done = run("ground", demo.folder / "pretrain", dicom, "There is a nodule.", tmp_path / "picture.png")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bundle_is_copied_out_whole(tmp_path: Path) -> None:
+    assert run("bundle", tmp_path / "bundle").returncode == 0
+    for part in ("configs/pretrain.yaml", "configs/metadata.json", "docs/README.md", "LICENSE", "local_mi/network.py"):
+        assert (tmp_path / "bundle" / part).is_file(), part
+    assert_refused(run("bundle", tmp_path / "bundle"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("setting", ["max_epochs", "=3"])
+def test_a_setting_that_is_no_pair(setting: str, tmp_path: Path) -> None:
+    assert run("pretrain", tmp_path, tmp_path / "run", "--set", setting).returncode == 2
