@@ -96,7 +96,7 @@ def run_demo(
     """
     _make_way(folder)
     started = time.monotonic()
-    settings = _settings(overrides or {})
+    settings = demo_settings(overrides or {})
     announce(f"{studies} synthetic studies")
     write_phantoms(
         folder / "phantoms", studies=studies, size=IMAGE_SIZE, seed=0, difficulty=DIFFICULTIES["easy"], workers=workers
@@ -146,7 +146,8 @@ def _make_way(folder: Path) -> None:
     write_json(folder / MARKER, {"state": "started"})
 
 
-def _settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def demo_settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Configuration keys of the demo by stage, `pretrain` and `train`, with overrides for both."""
     settings = yaml.safe_load(files("pipelines").joinpath("demo.yaml").read_text(encoding="utf-8"))
     return {stage: keys | overrides for stage, keys in settings.items()}
 

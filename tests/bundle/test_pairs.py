@@ -28,8 +28,15 @@ def test_sentences_follow_one_another_and_know_their_image() -> None:
     assert batch["sentence_hash"].tolist() == [11, 12, -(2**63)]
     assert batch["study_id"] == ["a", "b"]
     assert batch["patient"] == ["p-a", "p-b"]
-    for key in ("token_ids", "attention_mask", "sentence_image", "sentence_hash", "study"):
+    for key in ("token_ids", "attention_mask", "sentence_row", "sentence_image", "sentence_hash", "study"):
         assert batch[key].dtype == torch.int64
+
+
+def test_a_repeated_sentence_is_encoded_once_and_stands_for_each() -> None:
+    batch = collate_pairs([item("a", [[5, 6], [7]], [11, 12]), item("b", [[7], [5, 6], [5]], [12, 11, 13])])
+    assert batch["token_ids"].tolist() == [[5, 6], [7, 0], [5, 0]]
+    assert batch["sentence_row"].tolist() == [0, 1, 1, 0, 2]
+    assert batch["sentence_image"].tolist() == [0, 0, 1, 1, 1]
 
 
 @settings(max_examples=50, deadline=None)
@@ -48,7 +55,7 @@ def test_prepared_batches_are_what_monais_engines_pass_on() -> None:
     assert torch.equal(image, batch["image"])
     assert set(pairs) == {"study", "sentence_image", "sentence_hash"}
     assert positional == ()
-    assert set(keywords) == {"token_ids", "attention_mask"}
+    assert set(keywords) == {"token_ids", "attention_mask", "sentence_row"}
 
 
 def test_items_carry_the_token_ids_and_hashes_of_their_own_sentences(store: Path, tmp_path: Path) -> None:

@@ -119,11 +119,13 @@ def test_the_joint_network_scores_every_region_with_every_sentence(text_model: s
     network = LocalMINetwork(encoder, text_model, "mean", embedding_features=5, temperature=0.1).eval()
     image = torch.rand(2, 1, 96, 64)
     with torch.no_grad():
-        prediction = network(image, *pad_token_ids(tokenize(SENTENCES, text_model, 24)))
+        text = pad_token_ids(tokenize(SENTENCES, text_model, 24))
+        prediction = network(image, *text, torch.tensor([0, 1, 2, 1]))
         cells = network.encode_regions(image)
     assert cells.shape == (2, 3, 2, 5)
-    assert prediction["scores"].shape == (2, 6, 3)
-    for b, row, column, n in [(0, 0, 0, 0), (1, 2, 1, 2), (1, 0, 1, 1)]:
+    assert prediction["scores"].shape == (2, 6, 4)
+    assert torch.equal(prediction["sentences"][1], prediction["sentences"][3]), "a repeated sentence has one vector"
+    for b, row, column, n in [(0, 0, 0, 0), (1, 2, 1, 2), (1, 0, 1, 3)]:
         expected = 10 * (cells[b, row, column] @ prediction["sentences"][n])
         torch.testing.assert_close(prediction["scores"][b, row * 2 + column, n], expected)
 

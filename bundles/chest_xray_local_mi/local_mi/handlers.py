@@ -120,6 +120,11 @@ class KeepBest:
             logger.info("%s keeps the weights of %s %.4f", Path(self.path).name, self.metric, best["value"])
 
     def _check_that_one_was_kept(self, engine: Engine) -> None:
+        if idist.get_rank() == 0 and self.metric not in self.evaluator.state.metrics:
+            raise ConfigurationError(
+                f"no weights were kept, since {self.metric} was not computed in {engine.state.max_epochs} epochs; set "
+                "`val_interval` to no more than `max_epochs`"
+            )
         if idist.get_rank() == 0 and not self._was_defined:
             raise ConfigurationError(
                 f"the validation metric {self.metric} was never defined, so no weights of this run were kept; for a "

@@ -28,19 +28,22 @@ class LocalMINetwork(nn.Module):
             feature_channels(image_encoder), self.text_encoder.features, embedding_features, temperature
         )
 
-    def forward(self, image: Tensor, token_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, image: Tensor, token_ids: Tensor, attention_mask: Tensor, sentence_row: Tensor
+    ) -> dict[str, Tensor]:
         """Projected features and the scores of all pairs.
 
         Args:
             image: (B, 1, H, W) in [0, 1].
-            token_ids: (N, T) of the N sentences of the batch.
-            attention_mask: (N, T), 1 for a token, 0 for padding.
+            token_ids: (U, T) of the U different sentences of the batch.
+            attention_mask: (U, T), 1 for a token, 0 for padding.
+            sentence_row: (N,) the row of each of the batch's N sentences.
 
         Returns:
             `regions` (B, R, D), `sentences` (N, D) and `scores` (B, R, N).
         """
         regions = self.encode_regions(image).flatten(1, 2)
-        sentences = self.encode_sentences(token_ids, attention_mask)
+        sentences = self.encode_sentences(token_ids, attention_mask)[sentence_row]
         return {"regions": regions, "sentences": sentences, "scores": self.critic.score(regions, sentences)}
 
     def encode_regions(self, image: Tensor) -> Tensor:
@@ -49,5 +52,5 @@ class LocalMINetwork(nn.Module):
         return self.critic.project_regions(features)
 
     def encode_sentences(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(N, T) -> (N, D)."""
+        """(U, T) -> (U, D)."""
         return self.critic.project_sentences(self.text_encoder(token_ids, attention_mask))

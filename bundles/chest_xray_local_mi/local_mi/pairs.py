@@ -36,15 +36,21 @@ def tokenized_pairs(
 def collate_pairs(items: list[Item]) -> dict[str, Any]:
     """Items -> a batch of B images and the N sentences of all their reports, one after the other.
 
+    Reports repeat themselves, so the text encoder gets each of the U different sentences of the batch once.
+
     Returns:
-        `image` (B, 1, H, W), `token_ids` and `attention_mask` (N, T), `sentence_image` (N,) the row of each sentence's
-        image, `sentence_hash` (N,), `study` (B,) int64 ids, and the lists `study_id` and `patient`.
+        `image` (B, 1, H, W), `token_ids` and `attention_mask` (U, T), `sentence_row` (N,) each sentence's row in them,
+        `sentence_image` (N,) the row of its image, `sentence_hash` (N,), `study` (B,) int64 ids, and the lists
+        `study_id` and `patient`.
     """
-    token_ids, attention_mask = pad_token_ids([ids for item in items for ids in item["token_ids"]])
+    sentences = [tuple(ids) for item in items for ids in item["token_ids"]]
+    row_of = {ids: row for row, ids in enumerate(dict.fromkeys(sentences))}
+    token_ids, attention_mask = pad_token_ids(list(row_of))
     return {
         "image": torch.stack([torch.as_tensor(item["image"]) for item in items]),
         "token_ids": token_ids,
         "attention_mask": attention_mask,
+        "sentence_row": torch.tensor([row_of[ids] for ids in sentences]),
         "sentence_image": torch.tensor([row for row, item in enumerate(items) for _ in item["token_ids"]]),
         "sentence_hash": torch.tensor([value for item in items for value in item["sentence_hash"]]),
         "study": torch.tensor([_study_number(item["study"]) for item in items]),
@@ -62,7 +68,8 @@ def prepare_pairs(
         return {key: batch[key].to(device, non_blocking=non_blocking) for key in keys}
 
     image = batch["image"].to(device, non_blocking=non_blocking)
-    return image, on_device("sentence_image", "sentence_hash", "study"), (), on_device("token_ids", "attention_mask")
+    text = on_device("token_ids", "attention_mask", "sentence_row")
+    return image, on_device("sentence_image", "sentence_hash", "study"), (), text
 
 
 def _study_number(study: str) -> int:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,7 @@ def _copy_model(directory: Path, name_or_path: str) -> None:
     model.save_pretrained(directory)
 
 
-def pad_token_ids(token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+def pad_token_ids(token_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Ragged token ids -> (N, T) ids padded with 0 and the (N, T) attention mask (padding is masked: any id does)."""
     length = max(len(ids) for ids in token_ids)
     ids = torch.zeros(len(token_ids), length, dtype=torch.long)
