@@ -120,14 +120,14 @@ def phantoms(
 
 @app.command()
 def ingest(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of DICOM files, searched through all its folders; or a manifest, a CSV or Parquet table of "
+            "PNG and JPEG images with the columns image, study, patient and, if known, view, text or report, split."
+        ),
+    ],
     store: Annotated[Path, typer.Argument(help="The store to make or complete.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of DICOM files, searched through all its folders.")
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(help="CSV or Parquet of PNG or JPEG images: image, study, patient, view, text or report, split."),
-    ] = None,
     reports: Annotated[
         Path | None,
         typer.Option(
@@ -156,13 +156,15 @@ def ingest(
     """Turn DICOM radiographs (or PNG/JPEG) and reports into a store: images, tables, rejects, a MONAI datalist."""
     from preprocessing.ingest import IngestConfiguration
     from preprocessing.ingest import ingest as run_ingest
+    from preprocessing.tables import is_table
 
     configuration = IngestConfiguration(preset=preset, size=size, text_policy=text_policy, seed=seed, workers=workers)
     with _progress("ingesting") as on_progress:
+        is_manifest = is_table(source)
         summary = run_ingest(
-            images,
+            None if is_manifest else source,
             store,
-            manifest=manifest,
+            manifest=source if is_manifest else None,
             reports=reports,
             labels=labels,
             private=private,

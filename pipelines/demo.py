@@ -1,5 +1,6 @@
 """The whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, ground, export."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pipelines.export import export_encoder
 from pipelines.ground import draw_grounding, ground
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
 from preprocessing.errors import InputError
+from preprocessing.identity import make_private_folder, write_private
 from preprocessing.ingest import IngestConfiguration, ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 
@@ -153,7 +155,10 @@ def demo_settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _ingest(folder: Path, size: int, workers: int) -> None:
-    phantoms = folder / "phantoms"
+    """Ingest under a key that is no secret, so that the demo's pseudonyms, and with them its splits, are the same."""
+    phantoms, private = folder / "phantoms", folder / "store.private"
+    make_private_folder(private)
+    write_private(private / "key", hashlib.sha256(b"phantoms have no identity").hexdigest().encode() + b"\n")
     ingest(
         phantoms / "dicom",
         folder / "store",

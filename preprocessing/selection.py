@@ -38,7 +38,11 @@ def check_selected(dataset: Dataset, facts: ImageFacts) -> tuple[str, ...]:
     """
     modality, body_part = facts.modality, facts.body_part
     if not any(keyword in dataset for keyword in PIXELS):
-        kind = f" (modality {modality})" if modality in _KNOWN_MODALITIES | MODALITIES else ""
+        if modality in MODALITIES:
+            raise UnusableFile(
+                "no_pixel_data", "a radiograph's header without pixels: the file was cut short, or stored without them"
+            )
+        kind = f" (modality {modality})" if modality in _KNOWN_MODALITIES else ""
         raise UnusableFile("no_pixel_data", REASONS["no_pixel_data"] + kind)
     if not modality:
         raise UnusableFile("no_modality", "the header does not say which modality the image is")

@@ -38,19 +38,27 @@ def test_version() -> None:
 
 def test_ingest_of_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    assert_refused(run("ingest", tmp_path / "store", "--images", tmp_path / "in"), tmp_path / "in")
+    assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
 def test_ingest_of_a_folder_without_dicom(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "letter.txt").write_text("not an image")
-    assert_refused(run("ingest", tmp_path / "store", "--images", tmp_path / "in"), tmp_path / "in", "not_dicom")
+    assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in", "not_dicom")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_ingest_without_any_input(tmp_path: Path) -> None:
-    assert_refused(run("ingest", tmp_path / "store"), "--images")
+def test_ingest_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ingest_of_a_manifest(shared_data: Path, tmp_path: Path) -> None:
+    image = sorted((shared_data / "images").glob("cov_*.png"))[0]
+    (tmp_path / "manifest.csv").write_text(f"image,study,patient,text\n{image},s1,p1,FINDINGS: Clear lungs.\n")
+    assert run("ingest", tmp_path / "manifest.csv", tmp_path / "store").returncode == 0
+    assert "Clear lungs." in (tmp_path / "store" / "datalist.json").read_text()
 
 
 def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(demo: DemoResult, tmp_path: Path) -> None:
@@ -60,12 +68,12 @@ def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(demo: DemoR
     (tmp_path / "in" / "cut.dcm").write_bytes(dicom.read_bytes()[:700])
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "1.2.3.4.txt").write_text("FINDINGS: Clear lungs.")
-    done = run("ingest", tmp_path / "store", "--images", tmp_path / "in", "--reports", tmp_path / "reports")
+    done = run("ingest", tmp_path / "in", tmp_path / "store", "--reports", tmp_path / "reports")
     assert done.returncode == 0, done.stderr
     rejects = (tmp_path / "store" / "rejects.csv").read_text().splitlines()
     assert len(rejects) == 3
-    assert any(",image," in row and "truncated" in row for row in rejects)
-    assert any(",report," in row and "no_study" in row for row in rejects)
+    assert any(",image,no_pixel_data," in row and "cut short" in row for row in rejects)
+    assert any(",report,no_such_study," in row for row in rejects)
 
 
 def test_pretraining_on_a_folder_that_is_no_store(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def _is_known(node: Any, path: list[str]) -> bool:
             return _is_known(node[path[0]], path[1:])
         return "_target_" in node and len(path) == 1
     if isinstance(node, list):
-        return path[0].isdecimal() and int(path[0]) < len(node) and _is_known(node[int(path[0])], path[1:])
+        return path[0] in map(str, range(len(node))) and _is_known(node[int(path[0])], path[1:])
     return False
 
 

@@ -46,7 +46,8 @@ def refuse_other_architecture(network: nn.Module, path: str) -> None:
     kept = {key: value.shape for key, value in _read_state(path).items()}
     if kept != {key: value.shape for key, value in network.state_dict().items()}:
         raise ConfigurationError(
-            f"{path} holds weights of another architecture; set `ckpt_dir` to a new folder, or delete it to start afresh"
+            f"{path} holds weights of another architecture; set `ckpt_dir` to a new folder, or delete it to start "
+            "afresh"
         )
 
 
