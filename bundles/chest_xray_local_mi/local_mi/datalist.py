@@ -98,19 +98,22 @@ def read_labelled(
     Raises:
         ConfigurationError: a label is not in the datalist or is nowhere known in the split, or no item remains.
     """
-    items = _with_labels(_read_split(datalist, split, views), datalist, label_names)
-    items = [
-        _for_classifier(item) | {"label": item["label"]} for item in _patient_subset(items, patient_fraction, seed)
-    ]
-    if not items:
+    labelled = _with_labels(_read_split(datalist, split, views), datalist, label_names)
+    if not labelled:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
-    unknown = [name for k, name in enumerate(label_names) if all(item["label"][k] not in KNOWN for item in items)]
-    if unknown:
+    if unknown := _never_known(labelled, label_names):
         raise ConfigurationError(
             f"{', '.join(unknown)}: no known value (0 or 1) in split '{split}' of {datalist}; "
             "leave these out of `label_names` or use more data"
         )
-    return items
+    subset = _patient_subset(labelled, patient_fraction, seed)
+    if unknown := _never_known(subset, label_names):
+        logger.warning("no known value among %.3g of the patients: %s", patient_fraction, ", ".join(unknown))
+    return [_for_classifier(item) | {"label": item["label"]} for item in subset]
+
+
+def _never_known(items: list[Item], label_names: Sequence[str]) -> list[str]:
+    return [name for k, name in enumerate(label_names) if all(item["label"][k] not in KNOWN for item in items)]
 
 
 def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
