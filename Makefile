@@ -30,7 +30,7 @@ test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal
 
 bench: $(STAMP)
-	$(BIN)/pytest tests/benchmarks --run-benchmarks
+	$(BIN)/python tests/benchmarks/bench_reading.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

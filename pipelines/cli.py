@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for loading 
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +35,7 @@ app = typer.Typer(
     epilog="The usual way: ingest, pretrain, train, evaluate, export. `cxr-local-mi demo` walks it on synthetic "
     "studies. Research only, not for clinical use.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -266,8 +267,23 @@ def demo(
     """Walk the whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, export."""
     from pipelines.demo import run_demo
 
-    result = run_demo(folder, studies=studies, workers=workers, announce=lambda step: stderr.rule(step, align="left"))
+    result = run_demo(folder, studies=studies, workers=workers, step=_step)
     typer.echo(result.text())
+
+
+@contextmanager
+def _step(description: str) -> Iterator[OnProgress]:
+    """A heading on stderr; a bar under it as soon as there is progress to show."""
+    stderr.rule(description, align="left")
+    with ExitStack() as stack:
+        bar: list[OnProgress] = []
+
+        def on_progress(done: int, total: int | None) -> None:
+            if not bar:
+                bar.append(stack.enter_context(_progress(description)))
+            bar[0](done, total)
+
+        yield on_progress
 
 
 @contextmanager

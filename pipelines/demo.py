@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipelines.ground import draw_grounding, ground
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
 from preprocessing.errors import InputError
 from preprocessing.identity import make_private_folder, write_private
-from preprocessing.ingest import IngestConfiguration, ingest
+from preprocessing.ingest import IngestConfiguration, OnProgress, ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 
 MARKER = "demo.json"  # a folder with it is the demo's own and may be replaced
@@ -81,7 +82,7 @@ def run_demo(
     *,
     studies: int,
     workers: int,
-    announce: Callable[[str], None],
+    step: Callable[[str], AbstractContextManager[OnProgress]],
     overrides: dict[str, Any] | None = None,
 ) -> DemoResult:
     """Run the demo.
@@ -90,7 +91,7 @@ def run_demo(
         folder: new, empty, or of an earlier demo, which is replaced.
         studies: number of synthetic studies.
         workers: processes for phantoms and ingest.
-        announce: told each step.
+        step: entered with the name of each step; gives what is told of progress.
         overrides: configuration keys for both trainings, over those of `demo.yaml`.
 
     Raises:
@@ -99,26 +100,24 @@ def run_demo(
     _make_way(folder)
     started = time.monotonic()
     settings = demo_settings(overrides or {})
-    announce(f"{studies} synthetic studies")
-    write_phantoms(
-        folder / "phantoms", studies=studies, size=IMAGE_SIZE, seed=0, difficulty=DIFFICULTIES["easy"], workers=workers
-    )
-    announce("ingest")
     store = folder / "store"
-    _ingest(folder, int(settings["pretrain"]["image_size"]), workers)
-    announce("pretraining by local mutual information")
-    weights = pretrain(store, folder / "pretrain", settings["pretrain"])
-    retrieval = evaluate(store, folder / "pretrain", "pretrain", {})
+    with step(f"{studies} synthetic studies") as on_progress:
+        _write_phantoms(folder, studies, workers, on_progress)
+    with step("ingest") as on_progress:
+        _ingest(folder, int(settings["pretrain"]["image_size"]), workers, on_progress)
+    with step("pretraining by local mutual information"):
+        weights = pretrain(store, folder / "pretrain", settings["pretrain"])
+        retrieval = evaluate(store, folder / "pretrain", "pretrain", {})
     auroc = {}
     for name, initial in (("local", weights), ("random", None)):
-        announce(f"classifier from {name} weights, few labels")
-        run = folder / f"classifier_{name}"
-        train(store, run, initial, settings["train"])
-        auroc[name] = evaluate(store, run, "train", {})["mean_auroc"] or float("nan")
-        inference(store, run, {})
-    announce("grounding and export")
-    pointing = _ground(folder)
-    exported = export_encoder(folder / "pretrain", folder / "encoder")
+        with step(f"classifier from {name} weights, few labels"):
+            run = folder / f"classifier_{name}"
+            train(store, run, initial, settings["train"])
+            auroc[name] = evaluate(store, run, "train", {})["mean_auroc"] or float("nan")
+            inference(store, run, {})
+    with step("grounding and export"):
+        pointing = _ground(folder)
+        exported = export_encoder(folder / "pretrain", folder / "encoder")
     held_out = int(retrieval["retrieval/studies"] or 0)
     result = DemoResult(
         folder=folder,
@@ -154,7 +153,19 @@ def demo_settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {stage: keys | overrides for stage, keys in settings.items()}
 
 
-def _ingest(folder: Path, size: int, workers: int) -> None:
+def _write_phantoms(folder: Path, studies: int, workers: int, on_progress: OnProgress) -> None:
+    write_phantoms(
+        folder / "phantoms",
+        studies=studies,
+        size=IMAGE_SIZE,
+        seed=0,
+        difficulty=DIFFICULTIES["easy"],
+        workers=workers,
+        on_progress=on_progress,
+    )
+
+
+def _ingest(folder: Path, size: int, workers: int, on_progress: OnProgress) -> None:
     """Ingest under a key that is no secret, so that the demo's pseudonyms, and with them its splits, are the same."""
     phantoms, private = folder / "phantoms", folder / "store.private"
     make_private_folder(private)
@@ -165,6 +176,7 @@ def _ingest(folder: Path, size: int, workers: int) -> None:
         reports=phantoms / "reports",
         labels=phantoms / "labels.csv",
         configuration=IngestConfiguration(size=size, workers=workers),
+        on_progress=on_progress,
     )
 
 

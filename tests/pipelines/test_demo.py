@@ -70,5 +70,5 @@ def test_the_grounding_picture_is_a_picture(demo: DemoResult) -> None:
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("irreplaceable")
     with pytest.raises(InputError, match="not the demo's"):
-        run_demo(tmp_path, studies=60, workers=1, announce=lambda step: None)
+        run_demo(tmp_path, studies=60, workers=1, step=lambda step: pytest.fail("it ran"))
     assert (tmp_path / "thesis.txt").read_text() == "irreplaceable"
