@@ -6,20 +6,34 @@ the paths are given for the user and errors come out as one sentence.
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import local_mi
+import torch
+from local_mi.checkpoints import load_checkpoint, read_record
 from local_mi.datalist import read_datalist
 from local_mi.errors import ConfigurationError
-from local_mi.handlers import read_record
 from local_mi.start import refuse_unknown_keys
-from local_mi.weights import load_checkpoint
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 PRETRAINED = "pretrained.pt"
 CLASSIFIER = "model.pt"
+CHECKPOINTS = {"pretrain": PRETRAINED, "train": CLASSIFIER}
+GIVEN = (
+    "bundle_root",
+    "dataset_dir",
+    "datalist",
+    "ckpt_dir",
+    "output_dir",
+    "checkpoint",
+    "encoder_weights",
+    "metrics_file",
+)
+"""Keys that follow from the store and the run folder; set apart, a command would report on another run's files."""
 
 
 def bundle_folder() -> Path:
@@ -52,7 +66,7 @@ def pretrain(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:
     Raises:
         ConfigurationError: the store, a key or the data cannot be used.
     """
-    run_workflow([_config("pretrain")], _paths(store, run) | dict(overrides))
+    run_workflow([_config("pretrain")], _paths(store, run), overrides)
     return run / "models" / "image_encoder.safetensors"
 
 
@@ -64,7 +78,7 @@ def train(store: Path, run: Path, pretrained: Path | None, overrides: Mapping[st
     given = _paths(store, run) | {"pretrained": str(pretrained) if pretrained else None}
     if "label_names" not in overrides:
         given["label_names"] = _label_names(store)
-    run_workflow([_config("train")], given | dict(overrides))
+    run_workflow([_config("train")], given, overrides)
     return run / "models" / CLASSIFIER
 
 
@@ -79,20 +93,20 @@ def evaluate(store: Path, run: Path, stage: str, overrides: Mapping[str, Any]) -
     """
     metrics = run / f"{stage}_metrics.json"
     given = _paths(store, run) | {"metrics_file": str(metrics), "start#name": f"evaluate_{stage}"}
-    run_workflow([_config_of_run(run, stage), _config("evaluate")], given | dict(overrides))
+    with tempfile.TemporaryDirectory() as folder:
+        trained = Path(folder) / f"{stage}.json"
+        trained.write_text(json.dumps(run_configuration(run, stage)), encoding="utf-8")
+        run_workflow([trained, _config("evaluate")], given, overrides)
     values: dict[str, float | None] = json.loads(metrics.read_text(encoding="utf-8"))
     return values
 
 
 def inference(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:
     """Probabilities of every image of a split by a run's classifier; returns the CSV."""
-    record = read_record(str(run / "models" / CLASSIFIER))
-    if record is None:
-        raise ConfigurationError(f"no classifier in {run / 'models'}; run `cxr-local-mi train` first")
     trained = run_configuration(run, "train")
-    given = _paths(store, run) | {key: trained[key] for key in ("network_def", "image_size", "views", "device")}
-    given["label_names"] = record["label_names"]
-    run_workflow([_config("inference")], given | dict(overrides))
+    given = _paths(store, run) | {key: trained[key] for key in ("network_def", "image_size", "views", "label_names")}
+    given["preprocessing#transforms"] = trained["train"]["deterministic_transforms"]
+    run_workflow([_config("inference")], given, overrides)
     return run / "predictions.csv"
 
 
@@ -103,37 +117,42 @@ def pretrained_network(run: Path) -> Any:
         ConfigurationError: the run is not there or not whole.
     """
     parser = ConfigParser(run_configuration(run, "pretrain"))
-    models = run / "models"
-    parser.update(
-        {
-            "ckpt_dir": str(models),
-            "text_model": str(models / "text_model"),
-            "checkpoint": str(models / PRETRAINED),
-            "device": "cpu",
-        }
-    )
+    checkpoint = run / "models" / PRETRAINED
+    parser.update({"text_model_dir": str(run / "models" / "text_model"), "device": "cpu"})
     with one_sentence():
         network = parser.get_parsed_content("network_def")
-        load_checkpoint(network, str(models / PRETRAINED))
+        load_checkpoint(network, str(checkpoint))
     return network.eval()
 
 
 def run_configuration(run: Path, stage: str) -> dict[str, Any]:
-    """The merged configuration that a `pretrain` or `train` run was made with.
+    """The merged configuration that the kept weights of a `pretrain` or `train` run were made with.
+
+    It stands in the weights' record, since a later attempt in the same folder may have had another one and done worse.
 
     Raises:
         ConfigurationError: the run is not there.
     """
-    configuration: dict[str, Any] = json.loads(_config_of_run(run, stage).read_text(encoding="utf-8"))
+    record = read_record(str(run / "models" / CHECKPOINTS[stage]))
+    if record is None or not record.get("configuration"):
+        raise ConfigurationError(f"{run} holds no {stage} run; run `cxr-local-mi {stage}` first")
+    configuration: dict[str, Any] = record["configuration"]
     return configuration
 
 
-def run_workflow(configs: Sequence[Path], overrides: Mapping[str, Any]) -> None:
+def run_workflow(configs: Sequence[Path], given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Run MONAI's ConfigWorkflow over configuration files merged in order, with keys overridden.
+
+    Args:
+        configs: files, later ones win.
+        given: keys that the command sets.
+        overrides: keys that the user sets; they win.
 
     Raises:
         ConfigurationError: an unknown key, or whatever the bundle says cannot be used.
     """
+    if own := sorted(set(overrides) & set(GIVEN)):
+        raise ConfigurationError(f"the key '{own[0]}' follows from the store and the run folder; name others instead")
     files = [str(path) for path in configs]
     refuse_unknown_keys(ConfigParser.load_config_files(files), list(overrides))
     folder = bundle_folder() / "configs"
@@ -142,7 +161,7 @@ def run_workflow(configs: Sequence[Path], overrides: Mapping[str, Any]) -> None:
             config_file=files,
             meta_file=str(folder / "metadata.json"),
             logging_file=str(folder / "logging.conf"),
-            **overrides,
+            **dict(given) | dict(overrides),
         )
         configuration = {key: value for key, value in workflow.parser.config.items() if key != "_meta_"}
         workflow.parser["start::configuration"] = json.dumps(configuration)
@@ -151,17 +170,18 @@ def run_workflow(configs: Sequence[Path], overrides: Mapping[str, Any]) -> None:
         workflow.finalize()
 
 
-class one_sentence:  # noqa: N801 -- a context manager reads as a phrase
-    """Lets a ConfigurationError out of MONAI's nested RuntimeErrors."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise the innermost ConfigurationError of the chain, if there is one."""
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Lets the innermost error that people can act on out of MONAI's nested RuntimeErrors."""
+    try:
+        yield
+    except Exception as error:
         for cause in _causes(error):
-            if isinstance(cause, ConfigurationError):
+            if isinstance(cause, ConfigurationError | OSError):
                 raise cause from None
+            if isinstance(cause, FloatingPointError | torch.OutOfMemoryError):
+                raise ConfigurationError(str(cause)) from None
+        raise
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -172,15 +192,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _config(name: str) -> Path:
     return bundle_folder() / "configs" / f"{name}.yaml"
-
-
-def _config_of_run(run: Path, stage: str) -> Path:
-    path = run / f"{stage}_config.json"
-    if not path.is_file():
-        raise ConfigurationError(
-            f"{run} holds no {stage} run ({path.name} is missing); run `cxr-local-mi {stage}` first"
-        )
-    return path
 
 
 def _paths(store: Path, run: Path) -> dict[str, Any]:

@@ -10,16 +10,17 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for loading a small text model is noise
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
+from fire.parser import DefaultParseValue
+from local_mi.errors import ConfigurationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -41,6 +42,14 @@ app = typer.Typer(
 )
 stderr = Console(stderr=True)
 
+
+class Stage(StrEnum):
+    """What a run folder can hold."""
+
+    PRETRAIN = "pretrain"
+    TRAIN = "train"
+
+
 OnProgress = Callable[[int, int | None], None]
 Store = Annotated[Path, typer.Argument(help="A store made by `ingest` (the folder with datalist.json).")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run: weights, records, logs. Made if needed.")]
@@ -59,19 +68,15 @@ def main() -> None:
     """Entry point: runs a subcommand and turns a known error into one sentence and exit code 2."""
     try:
         app()
-    except (InputError, _configuration_error()) as error:
-        stderr.print(f"cxr-local-mi: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        stderr.print("cxr-local-mi: interrupted")
-        sys.exit(130)
+    except (InputError, ConfigurationError) as error:
+        _refuse(str(error))
+    except OSError as error:  # a full disk, no permission
+        _refuse(f"{error.strerror or error}: {error.filename or 'while writing'}")
 
 
-def _configuration_error() -> type[Exception]:
-    """The bundle's error class; found out only after a failure, since `local_mi` may take seconds to import."""
-    from local_mi.errors import ConfigurationError
-
-    return ConfigurationError
+def _refuse(sentence: str) -> None:
+    stderr.print(f"cxr-local-mi: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 def _show_version(wanted: bool) -> None:
@@ -204,8 +209,8 @@ def evaluate(
     store: Store,
     run: Run,
     stage: Annotated[
-        str, typer.Option(help="train: the classifier. pretrain: retrieval and mutual information.")
-    ] = "train",
+        Stage, typer.Option(help="train: the classifier. pretrain: retrieval and mutual information.")
+    ] = Stage.TRAIN,
     settings: Settings = None,
 ) -> None:
     """Evaluate a run on the held-out test split and write <stage>_metrics.json into the run."""
@@ -261,7 +266,7 @@ def bundle(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> Non
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for all that the demo makes.")] = Path("demo"),
-    studies: Annotated[int, typer.Option(min=40, help="Number of synthetic studies.")] = 1200,
+    studies: Annotated[int, typer.Option(min=100, help="Number of synthetic studies.")] = 1200,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Walk the whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, export."""
@@ -329,13 +334,13 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _parsed(settings: list[str] | None) -> dict[str, Any]:
-    """`key=value` pairs, the values read as YAML."""
+    """`key=value` pairs, the values read as `monai.bundle run` reads them."""
     parsed = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
-        if not equals:
+        if not (key and equals):
             raise InputError(f"--set {setting!r} has no '='; write --set KEY=VALUE")
-        parsed[key] = json.loads(json.dumps(yaml.safe_load(value), default=str))
+        parsed[key] = DefaultParseValue(value)
     return parsed
 
 

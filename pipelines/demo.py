@@ -1,6 +1,7 @@
 """The whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, ground, export."""
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from preprocessing.identity import make_private_folder, write_private
 from preprocessing.ingest import IngestConfiguration, OnProgress, ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 
-MARKER = "demo.json"  # a folder with it is the demo's own and may be replaced
+MARKER = "demo.json"  # a folder with it, made by the demo, may be replaced
+MADE_BY = "cxr-local-mi demo"
+OWN_FOLDERS = ("phantoms", "store", "store.private", "pretrain", "classifier_local", "classifier_random", "encoder")
 IMAGE_SIZE = 256
+DIFFICULTY = "easy"  # learnt in minutes; see `cxr-local-mi phantoms --difficulty`
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class DemoResult:
     studies: int
     retrieval_at_10: tuple[float, float]
     retrieval_chance: float
-    auroc_local: float
-    auroc_random: float
+    auroc_local: float | None
+    auroc_random: float | None
     labelled_share: float
     pointing: PointingScore
     export_difference: float
@@ -62,19 +66,23 @@ class DemoResult:
             f"chance {self.retrieval_chance:.0%}",
             "sentence points into its true box": f"{self.pointing.hits:.0%} of {self.pointing.sentences}; "
             f"chance {self.pointing.chance:.0%}",
-            f"mean AUROC with {self.labelled_share:.0%} of the labels": f"{self.auroc_local:.3f} from local weights, "
-            f"{self.auroc_random:.3f} from random ones",
+            f"mean AUROC, {self.labelled_share:.0%} of training labels": f"{_figure(self.auroc_local)} from local "
+            f"weights, {_figure(self.auroc_random)} from random ones",
             "exported encoder": f"loads without this project; features differ by {self.export_difference:.1g} at most",
         }
         return "\n".join(
             [
-                f"Held-out phantoms ({self.studies} studies), {self.seconds:.0f} s:",
+                f"{self.studies} held-out phantoms (difficulty {DIFFICULTY}), {self.seconds:.0f} s in all:",
                 *(f"  {name:<35}{value}" for name, value in rows.items()),
                 f"Encoder:  {self.folder / 'encoder' / 'encoder.safetensors'}",
                 f"Metrics:  {self.folder / MARKER}",
                 f"Pictures: {self.folder / 'grounding.png'}, {self.folder / 'store' / 'contact_sheet.png'}",
             ]
         )
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def run_demo(
@@ -113,7 +121,7 @@ def run_demo(
         with step(f"classifier from {name} weights, few labels"):
             run = folder / f"classifier_{name}"
             train(store, run, initial, settings["train"])
-            auroc[name] = evaluate(store, run, "train", {})["mean_auroc"] or float("nan")
+            auroc[name] = evaluate(store, run, "train", {})["mean_auroc"]
             inference(store, run, {})
     with step("grounding and export"):
         pointing = _ground(folder)
@@ -134,17 +142,26 @@ def run_demo(
         export_difference=exported.difference,
         seconds=time.monotonic() - started,
     )
-    write_json(folder / MARKER, asdict(result) | {"folder": str(folder), "retrieval": retrieval})
+    figures = asdict(result) | {"folder": str(folder), "retrieval": retrieval}
+    write_json(folder / MARKER, {"made_by": MADE_BY, "difficulty": DIFFICULTY, **figures})
     return result
 
 
 def _make_way(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / MARKER).is_file():
-            raise InputError(f"{folder} holds something that is not the demo's; name another folder or empty this one")
-        shutil.rmtree(folder)
+    """Remove what an earlier demo made, and nothing else."""
+    if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder / MARKER):
+        raise InputError(f"{folder} holds something that is not the demo's; name another folder or empty this one")
+    for name in OWN_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MARKER, {"state": "started"})
+    write_json(folder / MARKER, {"made_by": MADE_BY, "state": "started"})
+
+
+def _is_own(marker: Path) -> bool:
+    try:
+        return bool(json.loads(marker.read_text(encoding="utf-8"))["made_by"] == MADE_BY)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def demo_settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -159,7 +176,7 @@ def _write_phantoms(folder: Path, studies: int, workers: int, on_progress: OnPro
         studies=studies,
         size=IMAGE_SIZE,
         seed=0,
-        difficulty=DIFFICULTIES["easy"],
+        difficulty=DIFFICULTIES[DIFFICULTY],
         workers=workers,
         on_progress=on_progress,
     )
@@ -194,4 +211,6 @@ def _ground(folder: Path) -> PointingScore:
 
 def _sentence_to_show(sentences: list[PlacedSentence]) -> PlacedSentence:
     """The first about an effusion, whatever the network makes of it; else the first."""
+    if not sentences:
+        raise InputError("no held-out sentence has a known place; the demo needs more studies")
     return next((placed for placed in sentences if placed.finding == "Pleural Effusion"), sentences[0])

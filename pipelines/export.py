@@ -7,7 +7,6 @@ very lines are then run in a fresh process, and their features are compared with
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ As a module: `from load_encoder import load_encoder; encoder = load_encoder("FOL
 As a program: `python load_encoder.py FOLDER images.npy features.npy`, images float32 (N, 1, rows, columns) in [0, 1].
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -48,11 +48,14 @@ from safetensors.torch import load_file
 
 def load_encoder(folder):
     """The encoder in evaluation mode: (N, 1, rows, columns) in [0, 1] -> features."""
+    weights = Path(folder) / "encoder.safetensors"
     description = json.loads((Path(folder) / "encoder.json").read_text())
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != description["weights_sha256"]:
+        raise ValueError(f"{weights} and encoder.json are not of one export")
     network = getattr(nets, description["network"]["class"])(**description["network"]["arguments"])
     if description["network"]["part"]:
         network = getattr(network, description["network"]["part"])
-    network.load_state_dict(load_file(Path(folder) / "encoder.safetensors"), strict=True)
+    network.load_state_dict(load_file(weights), strict=True)
     return network.eval()
 
 
@@ -148,9 +151,8 @@ def _largest_difference(folder: Path, network: nn.Module, size: int) -> float:
 def _features_in_fresh_process(folder: Path) -> np.ndarray[Any, Any]:
     names = ("load_encoder.py", "", "images.npy", "features.npy")
     arguments = [str(folder / name) if name else str(folder) for name in names]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
-        [sys.executable, "-I", "-c", _CHECK, *arguments], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-P", "-c", _CHECK, *arguments], capture_output=True, text=True, check=False
     )
     if result.returncode:
         last = result.stderr.strip().splitlines()[-1:] or ["no message"]

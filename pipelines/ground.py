@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from local_mi.files import write_atomically
 from local_mi.text import pad_token_ids, tokenize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -94,10 +95,8 @@ def draw_grounding(grounding: Grounding, sentence: str, path: Path, boxes: list[
         for row0, column0, row1, column1 in boxes:
             outline = Rectangle((column0, row0), column1 - column0, row1 - row0, fill=False, edgecolor="cyan", lw=1.2)
             marked.add_patch(outline)
-        figure.suptitle(sentence, wrap=True)
-        temporary = path.with_name(f".{path.name}")
-        figure.savefig(temporary, format="png", dpi=110)
-        temporary.replace(path)
+        figure.suptitle(sentence, wrap=True, parse_math=False)
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
 
 
 def ground_file(run: Path, image: Path, sentence: str, picture: Path) -> Grounding:

@@ -104,8 +104,8 @@ def stored_picture(store: Path, placed: PlacedSentence) -> npt.NDArray[np.float3
 def _centres_inside(grounding: Grounding, box: Box) -> npt.NDArray[np.bool_]:
     """(h, w), which regions have their centre in the box."""
     (rows, columns), size = grounding.scores.shape, grounding.image.shape[0]
-    y = (np.arange(rows) + 0.5) * size / rows
-    x = (np.arange(columns) + 0.5) * size / columns
+    y = (np.arange(rows) + 0.5) * size / rows - 0.5  # integers at pixel centres, as in `geometry`
+    x = (np.arange(columns) + 0.5) * size / columns - 0.5
     row0, column0, row1, column1 = box
     inside: npt.NDArray[np.bool_] = ((y >= row0) & (y < row1))[:, None] & ((x >= column0) & (x < column1))[None, :]
     return inside

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def content() -> dict[str, Any]:
     test = [{**training[0], "image": "images/f.npy", "study": "f", "patient": "p4", "label": [0, 1, 1]}]
     return {
         "label_names": LABELS,
-        "preprocessing": {"preset": "voi", "size": 64},
+        "preprocessing": {"preset": "voi", "size": 64, "range": [0, 255]},
         "training": training,
         "validation": [],
         "test": test,
@@ -53,7 +54,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
         change(changed)
         (tmp_path / "images").mkdir(exist_ok=True)
         for name in "abcdef":
-            (tmp_path / "images" / f"{name}.npy").touch()
+            np.save(tmp_path / "images" / f"{name}.npy", np.zeros((4, 4), np.uint8))
         path = tmp_path / "datalist.json"
         path.write_text(json.dumps(changed), encoding="utf-8")
         return str(path)
@@ -98,7 +99,7 @@ def test_inference_needs_no_label(write: Callable[..., str]) -> None:
 
 def test_absolute_image_paths_are_taken_as_they_are(write: Callable[..., str], tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.npy"
-    elsewhere.touch()
+    np.save(elsewhere, np.zeros((4, 4), np.uint8))
     path = write(lambda d: d["test"][0].update(image=str(elsewhere)))
     assert read_images(path, "test", None)[0]["image"] == str(elsewhere)
 
@@ -107,7 +108,7 @@ def test_the_hash_is_of_the_file_and_preprocessing_travels(write: Callable[..., 
     first = datalist_hash(write())
     assert datalist_hash(write()) == first
     assert datalist_hash(write(lambda d: d.update(name="other"))) != first
-    assert preprocessing_of(write()) == {"preset": "voi", "size": 64}
+    assert preprocessing_of(write()) == {"preset": "voi", "range": [0, 255]}, "the size is the network's own"
     assert preprocessing_of(write(lambda d: d.pop("preprocessing"))) == {}
 
 
@@ -234,3 +235,12 @@ def test_a_fraction_of_patients_is_exact_where_it_is_whole(patients: int, percen
     """0.07 * 100 is 7.000000000000001 in binary, which must not become 8."""
     items = [{"patient": f"p{k}"} for k in range(patients)]
     assert len(_patient_subset(items, percent / 100, 0)) == -(-patients * percent // 100)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4), np.float32), np.zeros((1, 4, 4), np.uint8), b"", b"no array"])
+def test_images_that_would_be_scaled_wrongly_are_refused(write: Any, tmp_path: Path, array: Any) -> None:
+    datalist = write()
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(array) if isinstance(array, bytes) else np.save(path, array)
+    with pytest.raises(ConfigurationError, match=r"image .*\.npy is"):
+        read_images(datalist, "training", None)

@@ -15,8 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine, Events
+from local_mi.checkpoints import read_record, record_path
 from local_mi.errors import ConfigurationError
-from local_mi.handlers import KeepBest, SetEpoch, StopOnNonFiniteLoss, read_record, record_path
+from local_mi.handlers import KeepBest, SetEpoch, StopOnNonFiniteLoss
 from monai.engines import SupervisedTrainer
 from torch import nn
 

@@ -199,7 +199,7 @@ def test_held_out_figures_equal_a_loop_over_images_and_sentences(
         [str(study) for batch in studies for study in batch],
         aggregation,
     )
-    figures = computed(HeldOutPairs(critic, aggregation), batches)
+    figures = computed(HeldOutPairs(critic, aggregation, 1000), batches)
     assert set(figures) == set(expected)
     for name, value in expected.items():
         if not name.endswith("median_rank") or expected["retrieval/studies"] % 2:
@@ -209,7 +209,7 @@ def test_held_out_figures_equal_a_loop_over_images_and_sentences(
 def test_the_median_rank_is_the_median_also_of_an_even_number_of_studies() -> None:
     """Image 0 finds its report first, image 1 second: the median of 1 and 2 is 1.5."""
     batch = (torch.tensor([[[1.0]], [[0.5]]]), torch.tensor([[1.0], [1.0]]), torch.tensor([0, 1]), torch.tensor([5, 6]))
-    figures = computed(HeldOutPairs(CosineCritic(1, 1, 1, temperature=1.0), "max"), [batch])
+    figures = computed(HeldOutPairs(CosineCritic(1, 1, 1, temperature=1.0), "max", 1000), [batch])
     ranks = {"image_to_report": [1.5, 1.5], "report_to_image": [1, 2]}
     for direction, values in ranks.items():
         assert figures[f"retrieval/{direction}/median_rank"] == median(values)
@@ -218,7 +218,7 @@ def test_the_median_rank_is_the_median_also_of_an_even_number_of_studies() -> No
 def test_equal_scores_are_chance_and_carry_no_information() -> None:
     studies = 21
     batch = (torch.ones(studies, 3, 4), torch.ones(studies, 4), torch.arange(studies), torch.arange(studies))
-    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, 1.0), "max"), [batch])
+    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, 1.0), "max", 1000), [batch])
     assert figures["mi"] == pytest.approx(0, abs=1e-5)
     assert figures["retrieval/image_to_report/r@1"] == 0
     assert figures["retrieval/image_to_report/median_rank"] == figures["retrieval/report_to_image/median_rank"] == 11
@@ -228,7 +228,7 @@ def test_perfect_projections_are_found_and_reach_the_cap_whatever_the_chunk() ->
     studies = IMAGE_CHUNK + 6
     eye = torch.eye(studies)
     batch = (eye[:, None], eye, torch.arange(studies), torch.arange(studies))
-    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, temperature=0.01), "max"), [batch])
+    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, temperature=0.01), "max", 1000), [batch])
     assert figures["mi"] == pytest.approx(math.log(studies), abs=1e-4)
     assert figures["retrieval/image_to_report/r@1"] == figures["retrieval/report_to_image/r@1"] == 1
 
@@ -236,18 +236,18 @@ def test_perfect_projections_are_found_and_reach_the_cap_whatever_the_chunk() ->
 def test_only_the_first_image_of_a_study_takes_part_also_across_batches() -> None:
     critic = CosineCritic(4, 4, 4, 0.3)
     first, second = batches_of([[0, 1, 2], [2, 3, 0]], seed=4)
-    seen = computed(HeldOutPairs(critic, "max"), [first, second])
+    seen = computed(HeldOutPairs(critic, "max", 1000), [first, second])
     regions, sentences, image_of, study = second
     keep = image_of == 1
     alone = (regions[1:2], sentences[keep], image_of[keep] - 1, study[1:2])
-    assert seen == pytest.approx(computed(HeldOutPairs(critic, "max"), [first, alone]))
+    assert seen == pytest.approx(computed(HeldOutPairs(critic, "max", 1000), [first, alone]))
     assert seen["retrieval/studies"] == 4
 
 
 def test_a_diverged_network_finds_nothing() -> None:
     """NaN compares false with everything, which must not read as rank one."""
     batch = (torch.full((6, 2, 4), NAN), torch.full((6, 4), NAN), torch.arange(6), torch.arange(6))
-    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, 1.0), "max"), [batch])
+    figures = computed(HeldOutPairs(CosineCritic(4, 4, 4, 1.0), "max", 1000), [batch])
     assert math.isnan(figures["mi"])
     for name in ("image_to_report", "report_to_image"):
         recall = figures[f"retrieval/{name}/r@1"]
@@ -258,14 +258,14 @@ def test_a_diverged_network_finds_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_projections_of_another_precision_are_taken(dtype: torch.dtype, aggregation: str) -> None:
     """Mixed-precision evaluation (`amp: true`) gives bfloat16 projections."""
-    metric = HeldOutPairs(CosineCritic(4, 4, 4, 0.3), aggregation)
+    metric = HeldOutPairs(CosineCritic(4, 4, 4, 0.3), aggregation, 1000)
     batches = batches_of([[0, 1, 2, 3]], 0, dtype)
     single = [tuple(t.float() if t.is_floating_point() else t for t in batch) for batch in batches]
     assert computed(metric, batches)["mi"] == pytest.approx(computed(metric, single)["mi"], abs=0.02)
 
 
 def test_attached_to_an_engine_the_bound_has_the_metrics_name() -> None:
-    metric = HeldOutPairs(CosineCritic(4, 4, 4, 0.3), "max")
+    metric = HeldOutPairs(CosineCritic(4, 4, 4, 0.3), "max", 1000)
     batches = batches_of([[0, 1], [2, 3]], 0)
 
     def step(_: Engine, batch: tuple[Tensor, ...]) -> dict[str, dict[str, Tensor]]:
@@ -277,7 +277,7 @@ def test_attached_to_an_engine_the_bound_has_the_metrics_name() -> None:
     metric.attach(engine, "local_mi_nats")
     for _ in range(2):  # a second epoch starts anew
         state = engine.run(batches, max_epochs=1)
-        expected = computed(HeldOutPairs(metric.critic, "max"), batches)
+        expected = computed(HeldOutPairs(metric.critic, "max", 1000), batches)
         assert state.metrics["local_mi_nats"] == pytest.approx(expected.pop("mi"))
         assert {key: state.metrics[key] for key in expected} == pytest.approx(expected)
         assert all(type(value) is float for value in state.metrics.values())
@@ -290,3 +290,12 @@ def test_metrics_are_written_as_strict_json(tmp_path: Path) -> None:
     text = (tmp_path / "new" / "metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"a": 0.5, "b": None, "c": 0.25, "d": None}
     assert list(json.loads(text)) == ["a", "b", "c", "d"]
+
+
+def test_no_more_studies_take_part_than_asked_for() -> None:
+    """Scores of all with all grow with the square of their number."""
+    critic = CosineCritic(4, 4, 4, 0.3)
+    first, second = batches_of([[0, 1], [2, 3]], seed=4)
+    alone = computed(HeldOutPairs(critic, "max", 1000), [first])
+    assert computed(HeldOutPairs(critic, "max", 2), [first, second]) == pytest.approx(alone)
+    assert computed(HeldOutPairs(critic, "max", 3), [first, second])["retrieval/studies"] == 3

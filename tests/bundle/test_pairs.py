@@ -26,8 +26,6 @@ def test_sentences_follow_one_another_and_know_their_image() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
     assert batch["sentence_image"].tolist() == [0, 0, 1]
     assert batch["sentence_hash"].tolist() == [11, 12, -(2**63)]
-    assert batch["study_id"] == ["a", "b"]
-    assert batch["patient"] == ["p-a", "p-b"]
     for key in ("token_ids", "attention_mask", "sentence_row", "sentence_image", "sentence_hash", "study"):
         assert batch[key].dtype == torch.int64
 

@@ -1,6 +1,8 @@
 """A mistyped key is refused before anything runs, and the record says what ran."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ import yaml
 from fire.parser import DefaultParseValue
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from local_mi.checkpoints import keep
 from local_mi.datalist import datalist_hash
 from local_mi.errors import ConfigurationError
-from local_mi.handlers import keep
 from local_mi.start import parse_command_line, refuse_unknown_keys, start_run, unknown_keys
 
 PROGRAM = "/anywhere/site-packages/monai/bundle/__main__.py"
@@ -292,13 +294,36 @@ def test_a_missing_datalist_is_refused_before_anything_is_written(tmp_path: Path
     assert not (tmp_path / "eval").exists()
 
 
-def test_a_checkpoint_of_something_else_is_refused(start: StartFromCommandLine, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "models" / "model.pt"
-    this = {"datalist_sha256": "a", "label_names": ["Edema"]}
+def test_a_checkpoint_of_something_else_is_refused(start: StartFromCommandLine, tmp_path: Path, datalist: Path) -> None:
+    checkpoint, this = tmp_path / "models" / "model.pt", {"label_names": ["Edema"]}
     start(checkpoint=str(checkpoint), description=this)  # none yet
-    keep(torch.nn.Linear(1, 1), str(checkpoint), {"metric": "auc", "value": 0.5, **this})
+    record = {"metric": "auc", "value": 0.5, "datalist_sha256": datalist_hash(str(datalist)), **this}
+    keep(torch.nn.Linear(1, 1), str(checkpoint), record)
     start(checkpoint=str(checkpoint), description=this)
-    start(description=this | {"datalist_sha256": "b"})  # one that only reads does not mind
-    for key, other in (("datalist_sha256", "b"), ("label_names", ["Fracture"])):
-        with pytest.raises(ConfigurationError, match=rf"model\.pt was trained with another {key}; set `ckpt_dir`"):
-            start(checkpoint=str(checkpoint), description=this | {key: other})
+    with pytest.raises(
+        ConfigurationError, match=r"model\.pt was trained with another label_names; name a new run folder"
+    ):
+        start(checkpoint=str(checkpoint), description={"label_names": ["Fracture"]})
+    datalist.write_text('{"training": [1]}', encoding="utf-8")
+    start(description=this)  # one that only reads does not mind
+    with pytest.raises(ConfigurationError, match="another datalist_sha256"):
+        start(checkpoint=str(checkpoint), description=this)
+
+
+def test_two_runs_do_not_write_into_one_folder(
+    start: StartFromCommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    other = (
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", other, str(folder / ".lock")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(ConfigurationError, match=r"another run is writing to .*models"):
+            start(checkpoint=str(folder / "model.pt"))
+        process.kill()
+    start(checkpoint=str(folder / "model.pt"))
+    start(checkpoint=str(folder / "model.pt"))  # this process itself may go on

@@ -4,6 +4,7 @@ import json
 import string
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ def write_datalist(folder: Path, sentences: list[str]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     items = []
     for k, sentence in enumerate(sentences):
-        (folder / f"{k}.npy").touch()
+        np.save(folder / f"{k}.npy", np.zeros((4, 4), np.uint8))
         items.append({"image": f"{k}.npy", "study": f"s{k}", "patient": f"p{k}", "view": "PA", "sentences": [sentence]})
     path = folder / "datalist.json"
     path.write_text(json.dumps({"training": items}), encoding="utf-8")
@@ -165,11 +166,9 @@ def test_a_local_model_is_copied_with_its_tokenizer(tmp_path: Path, text_model: 
         torch.testing.assert_close(TextEncoder(copy, "mean").eval()(*ids), TextEncoder(text_model, "mean").eval()(*ids))
 
 
-def test_a_run_evaluates_with_the_text_model_that_it_has(tmp_path: Path, text_model: str) -> None:
-    assert prepare_text_model(text_model, text_model, "no datalist is read", SMALL_BERT) == text_model
-    missing = str(tmp_path / "text_model")
-    with pytest.raises(ConfigurationError, match="run pretraining first"):
-        prepare_text_model(missing, missing, "no datalist is read", SMALL_BERT)
+def test_a_text_model_that_is_not_there_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no text model in .*; run pretraining first"):
+        TextEncoder(str(tmp_path / "text_model"), "mean")
 
 
 @pytest.mark.parametrize("name", ["no-such-organisation/no-such-model", "not a name", "./no/such/folder", ""])

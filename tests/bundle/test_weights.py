@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_mi import weights
+from local_mi.checkpoints import keep, load_checkpoint, save_checkpoint
 from local_mi.errors import ConfigurationError
-from local_mi.weights import export_best, load_checkpoint, read_encoder, save_checkpoint, save_encoder, start_from
+from local_mi.weights import read_encoder, save_encoder, start_from
 from monai.networks.nets import ResNet, resnet18
 from safetensors.torch import load_file
 from torch import nn
@@ -175,28 +176,29 @@ def test_training_starts_from_encoder_weights_or_from_none(tmp_path: Path) -> No
     pretrained, network = small_resnet(num_classes=9), small_resnet()
     save_encoder(pretrained, path, {})
     as_it_was = {key: value.clone() for key, value in network.state_dict().items()}
-    assert start_from(network, None) is network
+    assert start_from(network, None, {}) is network
     assert all(torch.equal(value, as_it_was[key]) for key, value in network.state_dict().items())
-    assert start_from(network, path) is network
+    assert start_from(network, path, {}) is network
     for key, value in network.state_dict().items():
         assert torch.equal(value, as_it_was[key] if key.startswith("fc.") else pretrained.state_dict()[key])
 
 
-class Pretrained(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.image_encoder = small_resnet(feed_forward=False)
-        self.critic = nn.Linear(2, 2)
-
-
-def test_the_encoder_of_the_best_checkpoint_is_exported_not_of_the_last_epoch(tmp_path: Path) -> None:
-    best, last = Pretrained(), Pretrained()
-    save_checkpoint(best, str(tmp_path / "pretrained.pt"))
+def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "image_encoder.safetensors")
-    export_best(last, str(tmp_path / "pretrained.pt"), path, {"a": 1})
-    state, description = read_encoder(path)
-    assert description == {"a": 1}
-    assert all(torch.equal(value, state[key]) for key, value in best.image_encoder.state_dict().items())
+    save_encoder(small_resnet(), path, {"preprocessing": {"preset": "voi"}})
+    start_from(small_resnet(), path, {"preset": "voi"})
+    with pytest.raises(ConfigurationError, match=r"prepared as \{'preset': 'voi'\}, and these are .*'percentile'"):
+        start_from(small_resnet(), path, {"preset": "percentile"})
+
+
+@pytest.mark.parametrize("other", [{"label_names": ["B", "A"]}, {"image_size": 512}])
+def test_a_checkpoint_of_other_labels_or_sizes_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    """As many outputs in another order would load, and every column would be mislabelled."""
+    path, trained = str(tmp_path / "model.pt"), {"label_names": ["A", "B"], "image_size": 256}
+    keep(nn.Linear(2, 2), path, {"metric": "auc", "value": 0.5, **trained})
+    load_checkpoint(nn.Linear(2, 2), path, trained)
+    with pytest.raises(ConfigurationError, match=f"was trained with {next(iter(other))}"):
+        load_checkpoint(nn.Linear(2, 2), path, trained | other)
 
 
 def test_no_refusal_is_longer_than_a_sentence(tmp_path: Path) -> None:

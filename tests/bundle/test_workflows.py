@@ -43,7 +43,7 @@ def configuration(*names: str) -> dict[str, Any]:
 def test_pretraining_writes_weights_record_and_configuration(pretrained: Path) -> None:
     state, description = read_encoder(str(pretrained / "models" / "image_encoder.safetensors"))
     assert state["conv1.weight"].shape == (64, 1, 7, 7)
-    assert description["preprocessing"] == {"preset": "voi", "size": 64}
+    assert description["preprocessing"] == {"preset": "voi"}
     record = json.loads((pretrained / "pretrain_run.json").read_text())
     assert record["seed"] == 0
     assert (
@@ -65,7 +65,11 @@ def test_the_classifier_trains_evaluates_and_predicts(store: Path, pretrained: P
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
     metrics = json.loads((pretrained / "metrics.json").read_text())
     assert 0 <= metrics["mean_auroc"] <= 1
-    predicted = run_bundle("inference", **common)
+    without_transformers = (
+        "import runpy, sys; sys.modules['transformers'] = None; "
+        "sys.argv = sys.argv[1:]; runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    )
+    predicted = run_bundle("inference", launcher=("-c", without_transformers), **common)
     assert predicted.returncode == 0, predicted.stderr[-3000:]
     with (pretrained / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -112,6 +116,10 @@ def test_two_gloo_processes_finish(workflow: str, store: Path, tmp_path: Path, r
     name = "pretrained.pt" if workflow == "pretrain" else "model.pt"
     state = torch.load(tmp_path / "models" / name, weights_only=True)
     assert not any(key.startswith("module.") for key in state)
+    # One process evaluates what several trained, also with the configuration of several.
+    overrides.pop("max_epochs")
+    evaluated = run_bundle(workflow, "multi_gpu", "evaluate", **overrides)
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
 
 
 def test_a_checkpoint_of_other_data_is_not_continued(pretrained: Path, tmp_path: Path, run_bundle: RunBundle) -> None:
@@ -148,9 +156,11 @@ def test_the_properties_that_monai_asks_of_a_workflow_are_there(
 
 
 @pytest.mark.parametrize("names", [("train", "evaluate"), ("pretrain", "evaluate")])
-def test_the_evaluation_overlay_keeps_the_properties(names: tuple[str, ...], store: Path, tmp_path: Path) -> None:
-    merged = configuration(*names) | paths(store, tmp_path) | {"image_size": 64, "device": "cpu", "num_workers": 0}
-    merged |= {"bundle_root": str(BUNDLE)} | ({"label_names": ["Upper"]} if "train" in names else {"text_model": None})
+def test_the_evaluation_overlay_keeps_the_properties(
+    names: tuple[str, ...], store: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    merged = configuration(*names) | paths(store, pretrained) | {"image_size": 64, "device": "cpu", "num_workers": 0}
+    merged |= {"bundle_root": str(BUNDLE)} | ({"label_names": ["Upper", "Lower"]} if "train" in names else {})
     file = tmp_path / "merged.yaml"
     file.write_text(yaml.safe_dump(merged))
     made = ConfigWorkflow(

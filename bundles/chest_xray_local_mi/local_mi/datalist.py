@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from local_mi.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,9 @@ def datalist_hash(datalist: str) -> str:
 
 
 def preprocessing_of(datalist: str) -> dict[str, Any]:
-    """How the images of the datalist were made (preset, size, value range): travels with the weights."""
-    return dict(read_datalist(datalist).get("preprocessing", {}))
+    """How the images of the datalist were made: `preset` and value `range`, as far as it says; travels with weights."""
+    preprocessing = read_datalist(datalist).get("preprocessing", {})
+    return {key: preprocessing[key] for key in ("preset", "range") if key in preprocessing}
 
 
 def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
@@ -96,16 +99,18 @@ def read_labelled(
         seed: of that order.
 
     Raises:
-        ConfigurationError: a label is not in the datalist or is nowhere known in the split, or no item remains.
+        ConfigurationError: a label is not in the datalist, is nowhere known in the training split, or no item remains.
     """
     labelled = _with_labels(_read_split(datalist, split, views), datalist, label_names)
     if not labelled:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
     if unknown := _never_known(labelled, label_names):
-        raise ConfigurationError(
-            f"{', '.join(unknown)}: no known value (0 or 1) in split '{split}' of {datalist}; "
-            "leave these out of `label_names` or use more data"
-        )
+        if split == "training":
+            raise ConfigurationError(
+                f"{', '.join(unknown)}: no known value (0 or 1) in split '{split}' of {datalist}; "
+                "leave these out of `label_names` or use more data"
+            )
+        logger.warning("no known value in split '%s': %s", split, ", ".join(unknown))
     subset = _patient_subset(labelled, patient_fraction, seed)
     if unknown := _never_known(subset, label_names):
         logger.warning("no known value among %.3g of the patients: %s", patient_fraction, ", ".join(unknown))
@@ -146,7 +151,23 @@ def _read_split(datalist: str, split: str, views: Sequence[str] | None) -> list[
         if not path.is_file():
             raise ConfigurationError(f"image {path} of datalist {datalist} is missing; run ingest again")
         item["image"] = str(path)
+    _check_array(kept[0]["image"])
     return kept
+
+
+def _check_array(image: str) -> None:
+    """The first array stands for all: intensities are scaled as those of 8-bit images."""
+    if not image.endswith(".npy"):
+        return  # read by whatever reader the configuration names
+    try:
+        array = np.load(image, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigurationError(f"image {image} is no whole .npy array; run ingest again") from error
+    if array.dtype != np.uint8 or array.ndim != 2:
+        raise ConfigurationError(
+            f"image {image} is {array.dtype} with {array.ndim} axes, and the configuration scales uint8 (rows, "
+            "columns); ingest writes such images"
+        )
 
 
 def _check_item(item: Any, where: str, labels: int) -> None:
@@ -158,9 +179,13 @@ def _check_item(item: Any, where: str, labels: int) -> None:
         raise ConfigurationError(f"{where} has no {' and no '.join(missing)}; make the datalist again with ingest")
     if not isinstance(item.get("sentences", []), list):
         raise ConfigurationError(f"{where} has `sentences` that are not a list; make the datalist again with ingest")
+    if not all(isinstance(sentence, str) for sentence in item.get("sentences", [])):
+        raise ConfigurationError(f"{where} has a sentence that is no text; make the datalist again with ingest")
     label = item.get("label", [])
     if not isinstance(label, list) or len(label) not in (0, labels):
         raise ConfigurationError(f"{where} has a `label` that does not match the {labels} `label_names`")
+    if not all(value in (1, 0, -1, None) for value in label):
+        raise ConfigurationError(f"{where} has a label value that is none of 1, 0, -1 and null")
 
 
 def _refuse_constant(name: str) -> float:

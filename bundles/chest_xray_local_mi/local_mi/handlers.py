@@ -1,9 +1,8 @@
 """Ignite handlers that MONAI has not: the best checkpoint kept across runs, and a sampler told of its epoch."""
 
-import hashlib
-import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +12,10 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 
+from local_mi.checkpoints import keep, read_record, refuse_other_architecture
 from local_mi.errors import ConfigurationError
-from local_mi.files import write_json
-from local_mi.weights import refuse_other_architecture, save_checkpoint
 
 logger = logging.getLogger(__name__)
-
-
-def record_path(checkpoint: str) -> Path:
-    """Where the record of a checkpoint lies: `model.pt` has `model.json` beside it."""
-    return Path(checkpoint).with_suffix(".json")
-
-
-def read_record(checkpoint: str) -> dict[str, Any] | None:
-    """The record of a checkpoint, or None where there is no such checkpoint.
-
-    Raises:
-        ConfigurationError: there are weights, and no record that says how good they are and of what data.
-    """
-    if not Path(checkpoint).is_file():
-        return None
-    digest = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
-    for path in (record_path(checkpoint), _next_record_path(checkpoint)):
-        record = _valid_record(path)
-        if record is not None and record["sha256"] == digest:
-            return record
-    raise ConfigurationError(
-        f"{checkpoint} has no record {record_path(checkpoint).name} of its own beside it, so it cannot be told whether "
-        "a run is better; move the weights away, or set `ckpt_dir` to a new folder"
-    )
-
-
-def keep(network: nn.Module, checkpoint: str, record: dict[str, Any]) -> None:
-    """Write weights and record so that a kill at any moment leaves a pair that belongs together.
-
-    The new record waits under another name until the weights are in place; the hash tells whose weights they are.
-    """
-    weights = Path(checkpoint).with_name(f".{Path(checkpoint).name}.next")
-    save_checkpoint(network, str(weights))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(_next_record_path(checkpoint), record | {"sha256": digest})
-    weights.replace(checkpoint)
-    _next_record_path(checkpoint).replace(record_path(checkpoint))
-
-
-def _next_record_path(checkpoint: str) -> Path:
-    return Path(checkpoint).with_suffix(".next.json")
-
-
-def _valid_record(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {**record, "value": float(record["value"]), "sha256": str(record["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 class KeepBest:
@@ -80,17 +29,25 @@ class KeepBest:
         evaluator: the engine whose metrics are read.
         metric: name of the metric; larger is better.
         path: the checkpoint; its record is the JSON file of the same name.
-        description: goes into the record, for instance the label names and the datalist's hash.
+        record: goes into the record beside metric, value and epoch: what the weights are of, and what made them.
+        on_kept: called after weights were kept.
     """
 
     def __init__(
-        self, network: nn.Module, evaluator: Engine, metric: str, path: str, description: dict[str, Any]
+        self,
+        network: nn.Module,
+        evaluator: Engine,
+        metric: str,
+        path: str,
+        record: dict[str, Any],
+        on_kept: Callable[[], None] | None = None,
     ) -> None:
         self.network = network
         self.evaluator = evaluator
         self.metric = metric
         self.path = path
-        self.description = description
+        self.record = record
+        self.on_kept = on_kept
         self._was_defined = False
 
     def attach(self, engine: Engine) -> None:
@@ -114,8 +71,10 @@ class KeepBest:
         if not math.isfinite(value):
             logger.warning("%s is undefined in epoch %d; no weights are kept for it", self.metric, engine.state.epoch)
         elif best is None or value > best["value"]:
-            record = {"metric": self.metric, "value": value, "epoch": engine.state.epoch, **self.description}
+            record = {"metric": self.metric, "value": value, "epoch": engine.state.epoch, **self.record}
             keep(self.network, self.path, record)
+            if self.on_kept is not None:
+                self.on_kept()
         elif engine.state.epoch == engine.state.max_epochs:
             logger.info("%s keeps the weights of %s %.4f", Path(self.path).name, self.metric, best["value"])
 

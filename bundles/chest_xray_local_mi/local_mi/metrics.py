@@ -81,16 +81,19 @@ class HeldOutPairs(Metric):
     candidates, nothing masked: the estimate that is reported, as against the objective that is trained. Beside it come
     retrieval of the report from the image and back, an image's score with a report being the mean over its sentences:
     `retrieval/image_to_report/r@k`, `.../median_rank` and the same for `report_to_image`, and `retrieval/studies`.
-    One image a study takes part: the first.
+    One image a study takes part, the first, and the first `max_studies` studies, since scores of all with all grow
+    with the square of their number, and recall and bound depend on it.
 
     Args:
         critic: scores projected regions with projected sentences.
         aggregation: as in training.
+        max_studies: number of studies at most.
     """
 
-    def __init__(self, critic: CosineCritic, aggregation: str) -> None:
+    def __init__(self, critic: CosineCritic, aggregation: str, max_studies: int) -> None:
         self.critic = critic
         self.aggregation = aggregation
+        self.max_studies = max_studies
         super().__init__(output_transform=_projections)
 
     def reset(self) -> None:
@@ -102,6 +105,8 @@ class HeldOutPairs(Metric):
 
     def update(self, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         """Take a batch: projected regions (B, R, D), sentences (N, D), `sentence_image` (N,) and `study` (B,)."""
+        if len(torch.cat(self._study).unique() if self._study else []) >= self.max_studies:
+            return
         regions, sentences, sentence_image, study = output
         self._sentence_image.append(sentence_image + sum(len(seen) for seen in self._study))
         self._regions.append(regions.detach())
@@ -117,7 +122,7 @@ class HeldOutPairs(Metric):
         if not self._study:
             raise NotComputableError("no held-out pair was seen")
         study = torch.cat(self._study)
-        first = _first_of_each(study)  # (M,) rows
+        first = _first_of_each(study)[: self.max_studies]  # (M,) rows
         row_of = torch.full((len(study),), -1, device=study.device)
         row_of[first] = torch.arange(len(first), device=study.device)
         image_of = row_of[torch.cat(self._sentence_image)]

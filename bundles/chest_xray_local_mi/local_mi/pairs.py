@@ -40,8 +40,7 @@ def collate_pairs(items: list[Item]) -> dict[str, Any]:
 
     Returns:
         `image` (B, 1, H, W), `token_ids` and `attention_mask` (U, T), `sentence_row` (N,) each sentence's row in them,
-        `sentence_image` (N,) the row of its image, `sentence_hash` (N,), `study` (B,) int64 ids, and the lists
-        `study_id` and `patient`.
+        `sentence_image` (N,) the row of its image, `sentence_hash` (N,), and `study` (B,) int64 ids.
     """
     sentences = [tuple(ids) for item in items for ids in item["token_ids"]]
     row_of = {ids: row for row, ids in enumerate(dict.fromkeys(sentences))}
@@ -54,8 +53,6 @@ def collate_pairs(items: list[Item]) -> dict[str, Any]:
         "sentence_image": torch.tensor([row for row, item in enumerate(items) for _ in item["token_ids"]]),
         "sentence_hash": torch.tensor([value for item in items for value in item["sentence_hash"]]),
         "study": torch.tensor([_study_number(item["study"]) for item in items]),
-        "study_id": [item["study"] for item in items],
-        "patient": [item["patient"] for item in items],
     }
 
 

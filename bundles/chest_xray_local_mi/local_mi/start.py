@@ -18,12 +18,13 @@ from typing import Any
 
 import fire
 import ignite.distributed as idist
+from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
 
+from local_mi.checkpoints import read_record
 from local_mi.datalist import datalist_hash
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_json
-from local_mi.handlers import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def start_run(
     checkpoint: str | None = None,
     description: dict[str, Any] | None = None,
     configuration: str | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Check the command line, refuse to mix data in one checkpoint, and write down what makes this run.
 
     Writes `<name>_run.json` (versions, seed, hash of the data) and `<name>_config.json`, the merged configuration,
@@ -55,17 +56,22 @@ def start_run(
         datalist: the data of the run.
         seed: of the run.
         checkpoint: what this run may write; None for one that only reads.
-        description: what the checkpoint's record must agree on with this run: data, labels, image size.
+        description: what the checkpoint's record must agree on with this run, beside the data: labels, image size, ...
         configuration: the merged configuration as JSON text; None reads it from the command line of
             `python -m monai.bundle run`.
 
+    Returns:
+        What goes into the record of a checkpoint of this run: `datalist_sha256` and `configuration`.
+
     Raises:
-        ConfigurationError: an unknown key, a missing datalist, or a checkpoint that was made of something else.
+        ConfigurationError: an unknown key, a missing datalist, a checkpoint that was made of something else, or one
+            that another run is writing.
     """
     merged = json.loads(configuration) if configuration is not None else _configuration_of_command_line(sys.argv)
     data_hash = datalist_hash(datalist)
-    if checkpoint is not None:
-        _refuse_other_run(checkpoint, description or {})
+    if checkpoint is not None and idist.get_rank() == 0:
+        _lock(Path(checkpoint).parent)
+        _refuse_other_run(checkpoint, (description or {}) | {"datalist_sha256": data_hash})
     if idist.get_rank() == 0:
         record = {
             "workflow": name,
@@ -79,6 +85,7 @@ def start_run(
         write_json(Path(output_dir) / f"{name}_run.json", record)
         if merged is not None:
             write_json(Path(output_dir) / f"{name}_config.json", merged)
+    return {"datalist_sha256": data_hash, "configuration": merged}
 
 
 def unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> list[str]:
@@ -169,6 +176,23 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     return paths
 
 
+_locks: dict[Path, FileLock] = {}  # held until the process ends
+
+
+def _lock(folder: Path) -> None:
+    """Let no other process write checkpoints into a folder."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _locks.setdefault(folder, FileLock(folder / ".lock", timeout=0))
+    if not lock.is_locked:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigurationError(
+                f"another run is writing to {folder}; wait for it, or name a new run folder"
+            ) from None
+
+
 def _refuse_other_run(checkpoint: str, description: dict[str, Any]) -> None:
     """Validation metrics compare only where data, labels and image size are the same."""
     record = read_record(checkpoint)
@@ -177,8 +201,8 @@ def _refuse_other_run(checkpoint: str, description: dict[str, Any]) -> None:
     other = [key for key, value in description.items() if record.get(key) != value]
     if other:
         raise ConfigurationError(
-            f"{checkpoint} was trained with another {other[0]}; set `ckpt_dir` to a new folder, or delete it to start "
-            "afresh"
+            f"{checkpoint} was trained with another {other[0]}; name a new run folder (`ckpt_dir`), or delete it to "
+            "start afresh"
         )
     logger.info("%s of an earlier run is replaced only by a better one (%.4f)", checkpoint, record["value"])
 

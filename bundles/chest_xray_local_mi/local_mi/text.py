@@ -49,10 +49,6 @@ def prepare_text_model(directory: str, name_or_path: str | None, datalist: str, 
         ConfigurationError: the named model cannot be had.
     """
     target = Path(directory)
-    if name_or_path is not None and Path(name_or_path).resolve() == target.resolve():
-        if not (target / "config.json").is_file():
-            raise ConfigurationError(f"no text model in {target}; run pretraining first")
-        return directory
     if idist.get_rank() == 0:
         _prepare(target, name_or_path, datalist, small_bert)
     idist.barrier()
@@ -102,7 +98,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         if pooling not in ("mean", "cls"):
             raise ConfigurationError(f"text pooling '{pooling}' is unknown; choose mean or cls")
-        self.model = AutoModel.from_pretrained(directory, local_files_only=True)
+        if not (Path(directory) / "config.json").is_file():
+            raise ConfigurationError(f"no text model in {directory}; run pretraining first")
+        self.model = AutoModel.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # unused, and a parameter without gradient stops data-parallel training
         self.pooling = pooling
@@ -177,7 +175,7 @@ def _make_small_bert(directory: Path, corpus: list[str], small_bert: dict[str, i
 def _copy_model(directory: Path, name_or_path: str) -> None:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name_or_path)
-        model: Any = AutoModel.from_pretrained(name_or_path)
+        model: Any = AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigurationError(
             f"text model '{name_or_path}' is neither a directory with a Hugging Face model nor reachable by name from "
