@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 PRETRAINED = "pretrained.pt"
 CLASSIFIER = "model.pt"
+ENCODER = "image_encoder.safetensors"
 CHECKPOINTS = {"pretrain": PRETRAINED, "train": CLASSIFIER}
 GIVEN = (
     "bundle_root",
@@ -67,7 +68,7 @@ def pretrain(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:
         ConfigurationError: the store, a key or the data cannot be used.
     """
     run_workflow([_config("pretrain")], _paths(store, run), overrides)
-    return run / "models" / "image_encoder.safetensors"
+    return run / "models" / ENCODER
 
 
 def train(store: Path, run: Path, pretrained: Path | None, overrides: Mapping[str, Any]) -> Path:

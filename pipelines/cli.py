@@ -133,7 +133,7 @@ def ingest(
             "PNG and JPEG images with the columns image, study, patient and, if known, view, text or report, split."
         ),
     ],
-    store: Annotated[Path, typer.Argument(help="The store to make or complete.")],
+    store: Annotated[Path, typer.Argument(help="The store to make, or to make again from the same source.")],
     reports: Annotated[
         Path | None,
         typer.Option(

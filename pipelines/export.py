@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 from torch import nn
 
-from pipelines.bundle import pretrained_network, run_configuration
+from pipelines.bundle import ENCODER, pretrained_network, run_configuration
 
 TOLERANCE = 1e-5  # largest difference of a feature that is rounding, not another network
 CHECKED_IMAGES = 4
@@ -101,7 +101,7 @@ def export_encoder(run: Path, folder: Path) -> ExportedEncoder:
         ConfigurationError: the run is not there, or the exported file gives other features.
     """
     network = pretrained_network(run).image_encoder
-    description = read_encoder(str(run / "models" / "image_encoder.safetensors"))[1]
+    description = read_encoder(str(run / "models" / ENCODER))[1]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export_") as temporary:
         made = Path(temporary)

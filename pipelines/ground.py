@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from local_mi.files import write_atomically
 from local_mi.text import pad_token_ids, tokenize
+from local_mi.weights import read_encoder
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipelines.bundle import pretrained_network, run_configuration
+from pipelines.bundle import ENCODER, pretrained_network, run_configuration
 from preprocessing.errors import InputError, UnusableFile
-from preprocessing.geometry import fit_square
-from preprocessing.readers import RadiographReader
+from preprocessing.readers import read_square
 
 Box = tuple[float, float, float, float]
 
@@ -59,22 +59,6 @@ def ground(network: Any, image: npt.NDArray[np.float32], sentence: str, text_mod
     return Grounding(image, scores.reshape(regions.shape[1:3]).numpy())
 
 
-def read_square(path: Path, size: int) -> npt.NDArray[np.float32]:
-    """A radiograph of any kind that ingest takes (or an image of the store) as (size, size) in [0, 1].
-
-    Raises:
-        InputError: the file cannot be used, and why.
-    """
-    if not path.is_file():
-        raise InputError(f"image not found: {path}")
-    reader = RadiographReader()
-    try:
-        pixels = reader.get_data(reader.read(path))[0]
-        return fit_square(pixels if pixels.ndim == 2 else pixels[..., 0], size)[0]
-    except UnusableFile as error:
-        raise InputError(f"{path} cannot be used: {error.detail}") from error
-
-
 def draw_grounding(grounding: Grounding, sentence: str, path: Path, boxes: list[Box]) -> None:
     """Write a PNG: the radiograph, and the radiograph with the sentence's region highlighted.
 
@@ -108,10 +92,17 @@ def ground_file(run: Path, image: Path, sentence: str, picture: Path) -> Groundi
     """
     if not sentence.strip():
         raise InputError("the sentence is empty; give one as a report would hold it")
+    if not image.is_file():
+        raise InputError(f"image not found: {image}")
     configuration = run_configuration(run, "pretrain")
+    preset = read_encoder(str(run / "models" / ENCODER))[1]["preprocessing"].get("preset", "voi")
+    try:
+        picture_of_it = read_square(image, int(configuration["image_size"]), preset)
+    except UnusableFile as error:
+        raise InputError(f"{image} cannot be used: {error.detail}") from error
     grounding = ground(
         pretrained_network(run),
-        read_square(image, int(configuration["image_size"])),
+        picture_of_it,
         sentence,
         run / "models" / "text_model",
         int(configuration["max_tokens"]),

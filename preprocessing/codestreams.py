@@ -140,10 +140,29 @@ def decode_rle(data: bytes, rows: int, columns: int, bits_allocated: int) -> Arr
     if count != dtype.itemsize or not offsets[0] >= 64 or not all(a < b for a, b in pairwise([*offsets, len(data)])):
         return None
     try:
-        decoded = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype), dtype)
+        # With the size given, a frame that decodes to more fails before memory is taken for it.
+        decoded = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype, out=rows * columns * dtype.itemsize), dtype)
     except Exception:
         return None
     return decoded.reshape(rows, columns) if decoded.size == rows * columns else None
+
+
+def rle_size(data: bytes, limit: int) -> int:
+    """Count the bytes that an RLE frame (PS3.5 annex G) decodes to, not much further than `limit`; 0 if it is none."""
+    if len(data) < 64:
+        return 0
+    count, *offsets = struct.unpack_from("<16I", data)
+    size = 0
+    for position, end in pairwise([*offsets[:count], len(data)] if count <= 15 else []):
+        while position < min(end, len(data)) and size <= limit:
+            control = data[position]
+            if control > 128:  # one byte, repeated
+                size, position = size + 257 - control, position + 2
+            elif control < 128:  # bytes as they are
+                size, position = size + control + 1, position + control + 2
+            else:
+                position += 1
+    return size
 
 
 def _jpeg_header(data: bytes) -> Codestream | None:

@@ -1,6 +1,5 @@
 """Pictures -> one sheet to look at: the end of ingest and of the phantom generator, since people would rather look."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocessing.files import write_atomically
 from preprocessing.geometry import fit_square
 
 CAPTION_HEIGHT = 16
@@ -47,14 +47,9 @@ def contact_sheet(
 
 
 def write_png(path: Path, array: NDArray[np.unsignedinteger[Any]]) -> None:
-    """Write an 8 or 16-bit array as PNG under a temporary name and then in its place: never half a file."""
+    """Write an 8 or 16-bit array as PNG: never half a file."""
     _, encoded = cv2.imencode(".png", array)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, encoded.tobytes())
 
 
 def _caption(caption: str, width: int) -> NDArray[np.uint8]:

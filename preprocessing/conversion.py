@@ -6,24 +6,27 @@ Never raises for a bad file: what is wrong with it comes back as a reason. Origi
 
 import hashlib
 import io
-import os
-from collections.abc import Iterator
+import os.path
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from preprocessing.dicom import ImageFacts, image_facts, read_dicom, stored_values
 from preprocessing.errors import UnusableFile
+from preprocessing.files import StoreNotWritable, write_atomically
 from preprocessing.geometry import fit_square
 from preprocessing.identity import pseudonym
 from preprocessing.manifest import ManifestRow
 from preprocessing.rasters import RASTER_SUFFIXES, raster_picture
 from preprocessing.rendering import Picture, render
 from preprocessing.selection import check_selected
+from preprocessing.store import IDENTITY_SCHEMA, IMAGE_SCHEMA
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class SourceImage:
 
     Args:
         path: where it is.
-        origin: its name relative to the source, by which runs know it again; an identifier.
+        origin: its name relative to the source as `files.path_text`, by which runs know it again; an identifier.
         row: what the manifest says about it; its identities and view count before the header's.
     """
 
@@ -74,6 +77,14 @@ class Converted:
     patient: str = ""
     names: tuple[tuple[str, str, str], ...] = ()
 
+    @property
+    def is_nameless(self) -> bool:
+        """Whether the file names no patient, so that its study stands for one."""
+        return self.patient.startswith(_STUDY_AS_PATIENT)
+
+
+_STUDY_AS_PATIENT = "study\0"
+
 
 @dataclass(frozen=True)
 class _Identities:
@@ -86,7 +97,11 @@ class _Identities:
 
 
 def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
-    """Convert one file: write its arrays, return its rows; or return the reason why not."""
+    """Convert one file: write its arrays, return its rows; or return the reason why not.
+
+    Raises:
+        StoreNotWritable: the store cannot be written, which ends the job and is no fault of the file.
+    """
     cv2.setNumThreads(1)  # the pool has a process a core already
     row = source.row
     outcome = Converted(source, study=row.study if row else "", patient=row.patient if row else "")
@@ -111,9 +126,9 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         return replace(outcome, reason=error.reason, detail=error.detail)
     except MemoryError:
         return replace(outcome, reason="out_of_memory", detail="there was not enough memory for this image")
+    except StoreNotWritable:
+        raise
     except OSError as error:
-        if error.filename is not None and Path(error.filename).is_relative_to(settings.store):
-            raise  # the store cannot be written (a full disk): the end of the job, not of the file
         return replace(outcome, reason="read_error", detail=f"the file cannot be read (errno {error.errno})")
     except Exception as error:
         # The message may quote the file; the type alone is safe to show.
@@ -122,7 +137,7 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
 
 def _convert_raster(settings: ConversionSettings, outcome: Converted, row: ManifestRow) -> Converted:
     picture = raster_picture(outcome.source.path)
-    identities = _Identities(f"manifest\0{row.image}", row.study, row.patient, ())
+    identities = _Identities(f"manifest\0{os.path.normpath(row.image)}", row.study, row.patient, ())
     shared: dict[str, Any] = {
         "view": row.view,
         "view_source": "manifest" if row.view != "UNKNOWN" else "",
@@ -141,7 +156,7 @@ def _identities(source: SourceImage, facts: ImageFacts) -> _Identities:
     row = source.row
     sop = facts.sop_instance_uid or f"file\0{source.origin}"
     study = (row.study if row else facts.study_instance_uid) or f"image\0{sop}"
-    patient = (row.patient if row else facts.patient_id) or f"study\0{study}"
+    patient = (row.patient if row else facts.patient_id) or _STUDY_AS_PATIENT + study
     missing = {
         "no_sop_instance_uid": not facts.sop_instance_uid,
         "no_study_instance_uid": not (row or facts.study_instance_uid),
@@ -187,7 +202,7 @@ def _stored(
         names.append((image, "image", name))
         square, geometry = fit_square(picture.pixels, settings.size, pixel_aspect)
         path = array_path(image)
-        digest = _write_array(settings.store / path, np.rint(square * 255).astype(np.uint8))
+        content = _npy(np.rint(square * 255).astype(np.uint8))
         rows.append(
             {
                 **shared,
@@ -208,9 +223,11 @@ def _stored(
                 "offset_columns": geometry.offset_columns,
                 **_statistics(picture.pixels),
                 "path": path,
-                "sha256": digest,
+                "sha256": hashlib.sha256(content).hexdigest(),
             }
         )
+        _check_row(rows[-1], names)
+        _write_array(settings.store, path, content)
     return replace(
         outcome,
         rows=tuple(rows),
@@ -233,13 +250,34 @@ def _statistics(pixels: NDArray[np.float32]) -> dict[str, float]:
     return {"mean": round(mean, 6), "deviation": round(deviation, 6), "clipped": round(clipped, 6)}
 
 
-def _write_array(path: Path, array: NDArray[np.uint8]) -> str:
-    """Write a `.npy` under a temporary name, then in place; return the SHA-256 of the file."""
+def _check_row(row: dict[str, Any], names: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse what the tables cannot hold, here where it costs one file and not the job."""
+    try:
+        pl.DataFrame([row], schema=IMAGE_SCHEMA)
+        pl.DataFrame(list(names), schema=IDENTITY_SCHEMA, orient="row")
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        raise UnusableFile("impossible_value", "a value in the header is out of range for the tables") from error
+
+
+def _npy(array: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
-    content = buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return hashlib.sha256(content).hexdigest()
+    return buffer.getvalue()
+
+
+def _write_array(store: Path, path: str, content: bytes) -> None:
+    """Write an array unless it is there already; before one changes, the store ceases to be complete.
+
+    Raises:
+        StoreNotWritable: for instance on a full disk.
+    """
+    array = store / path
+    try:
+        if array.exists():
+            if array.read_bytes() == content:
+                return
+            (store / "run.json").unlink(missing_ok=True)
+        array.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(array, content)
+    except OSError as error:
+        raise StoreNotWritable(error.errno or 0) from error

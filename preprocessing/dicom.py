@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pydicom
 from pydicom import Dataset
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 
 from preprocessing.errors import UnusableFile
 from preprocessing.header_facts import FLAGS, ImageFacts, image_facts
-from preprocessing.header_values import caught_warnings, raw_element
+from preprocessing.header_values import caught_warnings, raw_element, text
 from preprocessing.pixel_data import stored_values
 
 __all__ = ["FLAGS", "REASONS", "ImageFacts", "file_bytes", "image_facts", "read_dicom", "stored_values"]
@@ -66,9 +69,8 @@ def read_dicom(path: Path) -> Dataset:
         data = data.removeprefix(b"DICM")
         if not _starts_with_element(data):
             raise UnusableFile("not_dicom", "neither a DICM prefix nor a data element at the start")
-    _check_deflate(data)
     with caught_warnings() as caught:
-        dataset = _parsed(data, force=not has_prefix)
+        dataset = _parsed(data)
         cut = _last_element_is_short(dataset)
     if cut or any("End of file reached" in str(warning.message) for warning in caught):
         raise UnusableFile("truncated", "the file ends inside a data element")
@@ -112,34 +114,62 @@ def _starts_with_element(data: bytes) -> bool:
     return group in (2, 8) and (explicit or length <= len(data))
 
 
-def _check_deflate(data: bytes) -> None:
-    """Inflate a deflated data set with a bound: pydicom has none, and a few megabytes inflate to gigabytes."""
-    if data[128:136] != b"DICM\x02\x00\x00\x00" or DEFLATED.encode() not in data[:1024]:
-        return
-    start = 144 + struct.unpack_from("<I", data, 140)[0] if len(data) > 144 else len(data)
+def _parsed(data: bytes) -> Dataset:
+    has_prefix = data[128:132] == b"DICM"  # looked for where pydicom will, also after a DICM without preamble
+    try:
+        meta, start = _file_meta(data, 132 if has_prefix else 0)
+        if text(meta, "TransferSyntaxUID") == DEFLATED:
+            # Not left to pydicom, which inflates without a bound: a few megabytes can become gigabytes.
+            inner = BytesIO(_inflated(data[start:]))
+            dataset = read_dataset(inner, is_implicit_VR=False, is_little_endian=True)
+            read = FileDataset(BytesIO(), dataset, data[:128] if has_prefix else None, meta, False, True)
+            read.set_original_encoding(False, True, dataset.original_character_set)
+            return read
+        # From memory: pydicom's messages would otherwise hold the path.
+        return pydicom.dcmread(BytesIO(data), force=not has_prefix)
+    except UnusableFile:
+        raise
+    except InvalidDicomError:
+        raise UnusableFile("not_dicom", REASONS["not_dicom"]) from None
+    except EOFError:
+        raise UnusableFile("truncated", "the file ends inside its header") from None
+    except Exception as error:  # pydicom raises what Python raised on the way
+        raise UnusableFile("corrupt_header", f"the header cannot be parsed ({type(error).__name__})") from None
+
+
+def _file_meta(data: bytes, start: int) -> tuple[FileMetaDataset, int]:
+    """Return the file meta information that begins at `start`, and where it ends, found as pydicom finds it.
+
+    By its elements and not by its group length, which is absent or wrong in some files.
+    """
+    for implicit in (False, True):  # explicit by the standard; pydicom reads implicit ones as well
+        stream = BytesIO(data)
+        stream.seek(start)
+        meta = FileMetaDataset(read_dataset(stream, implicit, True, stop_when=_behind_file_meta))
+        try:
+            for tag in list(meta.keys())[:1]:
+                meta[tag]
+        except NotImplementedError:  # a value representation that there is none of
+            continue
+        break
+    return meta, stream.tell()
+
+
+def _behind_file_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag >> 16 != 2
+
+
+def _inflated(data: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(data[start:], MAXIMUM_BYTES)
+        inflated = inflater.decompress(data, MAXIMUM_BYTES)
     except zlib.error:
         raise UnusableFile("corrupt_deflate", REASONS["corrupt_deflate"]) from None
     if inflater.unconsumed_tail:
         raise UnusableFile("too_large", f"the data set inflates to more than {len(inflated)} bytes")
     if not inflater.eof:
         raise UnusableFile("truncated", "the deflated data set ends early")
-
-
-def _parsed(data: bytes, *, force: bool) -> Dataset:
-    try:
-        # From memory: pydicom's messages would otherwise hold the path.
-        return pydicom.dcmread(BytesIO(data), force=force)
-    except InvalidDicomError:
-        raise UnusableFile("not_dicom", REASONS["not_dicom"]) from None
-    except EOFError:
-        raise UnusableFile("truncated", "the file ends inside its header") from None
-    except zlib.error:
-        raise UnusableFile("corrupt_deflate", REASONS["corrupt_deflate"]) from None
-    except Exception as error:  # pydicom raises what Python raised on the way
-        raise UnusableFile("corrupt_header", f"the header cannot be parsed ({type(error).__name__})") from None
+    return inflated
 
 
 def _last_element_is_short(dataset: Dataset) -> bool:

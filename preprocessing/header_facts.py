@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from preprocessing.codestreams import Codestream
 from preprocessing.header_values import caught_warnings, integer, items, numbers, raw_element, text
-from preprocessing.pixel_data import first_codestream, frame_count, has_undefined_length, transfer_syntax
+from preprocessing.pixel_data import declared_bits, first_codestream, frame_count, has_undefined_length, transfer_syntax
 from preprocessing.views import view_position
 
 FLAGS: dict[str, str] = {
@@ -42,11 +42,12 @@ class ImageFacts:
     Identifiers are the file's own: they must not leave ingest (see `preprocessing.identity`).
 
     Args:
-        study_date: YYYYMMDD.
+        sop_class_uid: from the data set, else from the file meta information.
         view_position: "PA", "AP", "LATERAL", "OBLIQUE" or "UNKNOWN".
         view_source: element that the view was read from.
         frames: number of frames; 0 if the element is unreadable.
-        bits_stored: the codestream's precision where pixels are compressed and it differs from the header.
+        bits_stored: the codestream's precision where pixels are compressed; else that of the header, made possible as
+            for decoding.
         pixel_spacing: (row, column) distance of pixel centres in mm: PixelSpacing, else ImagerPixelSpacing, else
             NominalScannedPixelSpacing (PS3.3 10.7.1, C.8.11.7).
         presentation_intent: "FOR PRESENTATION", "FOR PROCESSING" or None.
@@ -56,10 +57,9 @@ class ImageFacts:
 
     sop_instance_uid: str
     study_instance_uid: str
-    series_instance_uid: str
+    sop_class_uid: str
     patient_id: str
     accession_number: str
-    study_date: str | None
     modality: str
     body_part: str
     view_position: str
@@ -89,7 +89,7 @@ def image_facts(dataset: Dataset) -> ImageFacts:
         facts = {
             "sop_instance_uid": text(dataset, "SOPInstanceUID"),
             "study_instance_uid": text(dataset, "StudyInstanceUID"),
-            "series_instance_uid": text(dataset, "SeriesInstanceUID"),
+            "sop_class_uid": _sop_class(dataset),
             "patient_id": text(dataset, "PatientID"),
             "accession_number": text(dataset, "AccessionNumber"),
             "modality": text(dataset, "Modality").upper(),
@@ -106,7 +106,7 @@ def image_facts(dataset: Dataset) -> ImageFacts:
             "rows": integer(dataset, "Rows") or 0,
             "columns": integer(dataset, "Columns") or 0,
             "frames": max(frame_count(dataset) or 0, 0),
-            "bits_stored": codestream.precision if codestream else integer(dataset, "BitsStored") or 0,
+            "bits_stored": codestream.precision if codestream else declared_bits(dataset)[1],
         }
     if any("encoding" in str(warning.message) for warning in caught):
         flags.add("character_set")
@@ -115,13 +115,17 @@ def image_facts(dataset: Dataset) -> ImageFacts:
     return ImageFacts(
         **facts,  # type: ignore[arg-type]
         **numbers_found,  # type: ignore[arg-type]
-        study_date=date if re.fullmatch(r"\d{8}", date) else None,
         view_position=view,
         view_source=view_source,
         pixel_spacing=spacing,
         flags=tuple(sorted(flags)),
         pixel_aspect=aspect,
     )
+
+
+def _sop_class(dataset: Dataset) -> str:
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    return text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
 
 
 def _body_part(dataset: Dataset) -> str:

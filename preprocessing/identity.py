@@ -7,12 +7,15 @@ whoever has the hash of all of them has them all. The way back is one protected 
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from preprocessing.errors import InputError
+from preprocessing.files import write_atomically
 
 KEY_BYTES = 32
 PSEUDONYM_DIGITS = 24
@@ -37,6 +40,18 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
 def key_fingerprint(key: bytes) -> str:
     """A number by which a store knows its key again, and which says nothing about the key."""
     return _digest(key, "fingerprint")
+
+
+def fingerprint(key: bytes, what: str, paths: Iterable[Path | None]) -> str:
+    """A number by which a store knows places again (its source, itself) without telling them.
+
+    Args:
+        key: of the store.
+        what: what the places are; the same places as something else have another number.
+        paths: in a fixed order, `None` for one that is not used.
+    """
+    places = [os.path.realpath(path) if path is not None else None for path in paths]
+    return _digest(key, f"fingerprint of {what}\0{json.dumps(places)}")
 
 
 def load_or_create_key(path: Path) -> bytes:
@@ -80,20 +95,29 @@ def load_key(path: Path) -> bytes:
 
 
 def make_private_folder(path: Path) -> None:
-    """Create a folder that only its owner can enter (mode 0700), with its parents."""
+    """Create a folder that only its owner can enter (mode 0700), with its parents.
+
+    Raises:
+        InputError: when it is there already and others can enter it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
+    check_private_folder(path)
+
+
+def check_private_folder(path: Path) -> None:
+    """Refuse a folder that others can enter or list; one that is not there passes.
+
+    Raises:
+        InputError: it names the folder and the command that closes it.
+    """
+    if path.is_dir() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise InputError(f"{path}: others can enter this private folder; make it yours alone with `chmod 700 {path}`")
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read (mode 0600): under a temporary name first, then in place at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a file that only its owner can read (mode 0600), whole or not at all."""
+    write_atomically(path, content, mode=0o600)
 
 
 def _digest(key: bytes, message: str) -> str:

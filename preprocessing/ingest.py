@@ -7,6 +7,7 @@ are written by the workers; this process keeps table rows only, so that memory d
 import contextlib
 import functools
 import hashlib
+import os.path
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -94,11 +95,11 @@ def ingest(
     private: Path | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> IngestSummary:
-    """Fill a store.
+    """Fill a store. Every run converts everything again, and what is not in the sources any more leaves the store.
 
     Args:
         source: folder of DICOM files, searched in depth, or one file; `None` where the manifest is all.
-        store: folder to make, or a store of the same configuration to bring up to date.
+        store: folder to make, or a store of the same sources and configuration to make again.
         reports: folder of `.txt` files or table (see `report_sources.read_reports`).
         manifest: table of PNG and JPEG images (see `manifest.read_manifest`).
         labels: table of labels (see `label_table.read_label_table`).
@@ -107,20 +108,22 @@ def ingest(
         on_progress: called with files done and files in all.
 
     Raises:
-        InputError: the request cannot be carried out, or not one image could be used; nothing is left behind.
+        InputError: the request cannot be carried out, the store cannot be written, or not one image could be used;
+            nothing new is left behind.
     """
     started = time.monotonic()
     configuration = configuration or IngestConfiguration()
-    private = private or store.with_name(store.name + ".private")
+    private = private or private_folder_of(store)
     rows = read_manifest(manifest) if manifest else []
-    label_table = read_label_table(labels) if labels else None
-    records = [read_reports(reports)] if reports else []
+    _check_official_splits(rows)
+    label_table = _read_labels(labels) if labels else None
     others = [path for path in (reports, manifest, labels, store, private) if path]
     images = find_images(source, [*others, *(row.path for row in rows)]) if source else []
     images += manifest_images(rows)
     if not images:
         raise InputError(f"{manifest or store}: no image is named; give a folder of DICOM files or a manifest")
-    with open_store(store, private, configuration.stamp()) as opened:
+    records = [read_reports(reports, [image.path for image in images])] if reports else []
+    with open_store(store, private, configuration.stamp(), [source, manifest]) as opened:
         converted = _convert_all(opened, images, configuration, on_progress)
         taken, left_out = _sort_out(converted)
         if not taken:
@@ -138,11 +141,42 @@ def ingest(
         return write_store(opened, tables, summary, seed=configuration.seed, started=started)
 
 
+def private_folder_of(store: Path) -> Path:
+    """`<store>.private` beside the store.
+
+    Raises:
+        InputError: when there is no beside.
+    """
+    if store.name in ("", ".."):  # "." or "a/..": known by their places only
+        store = Path(os.path.realpath(store))
+    if not store.name:
+        raise InputError(f"{store}: is no place for a store; name a folder in it")
+    return store.with_name(store.name + ".private")
+
+
+def _read_labels(path: Path) -> pl.DataFrame:
+    table = read_label_table(path)
+    taken = sorted(set(table.columns[1:]) & set(STUDY_SCHEMA))
+    if taken:
+        raise InputError(f"{path}: a label cannot be named {taken[0]!r}, as the studies table has that; rename it")
+    return table
+
+
+def _check_official_splits(rows: Iterable[ManifestRow]) -> None:
+    official: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split:
+            official.setdefault(row.patient, set()).add(row.split)
+    assign_splits((), official, 0, (1.0, 0.0, 0.0))  # raises if a patient is torn
+
+
 def _convert_all(
     opened: OpenStore, images: Sequence[SourceImage], configuration: IngestConfiguration, on_progress: OnProgress
 ) -> list[Converted]:
     """Outcomes of all files, in the order of the files."""
-    settings = ConversionSettings(opened.path.resolve(), opened.key, configuration.preset, configuration.size)
+    settings = ConversionSettings(
+        Path(os.path.realpath(opened.path)), opened.key, configuration.preset, configuration.size
+    )
     by_origin: dict[str, Converted] = {}
     on_progress(0, len(images))
     results = map_isolated(
@@ -177,6 +211,9 @@ def _sort_out(converted: Iterable[Converted]) -> tuple[list[Converted], list[Con
         if len(group) > 1 and len({_digest(outcome.source.path) for outcome in group}) > 1:
             detail = "another file has the same SOP Instance UID and other content; neither was taken"
             left_out += [replace(outcome, reason="duplicate_uid", detail=detail) for outcome in group]
+        elif len({(outcome.study, outcome.patient) for outcome in group}) > 1:
+            detail = "the manifest gives this image to several studies or patients; it was taken for none"
+            left_out += [replace(outcome, reason="image_of_two_studies", detail=detail) for outcome in group]
         else:
             taken.append(group[0])
             detail = "the same file, byte for byte, is in the store already"
@@ -187,14 +224,27 @@ def _sort_out(converted: Iterable[Converted]) -> tuple[list[Converted], list[Con
 def _without_torn_studies(
     taken: Sequence[Converted], left_out: list[Converted]
 ) -> tuple[list[Converted], list[Converted]]:
-    """Leave out studies that name two patients: whose they are cannot be told, and a split could be torn by them."""
+    """Leave out studies that name two patients: whose they are cannot be told, and a split could be torn by them.
+
+    Where some images of a study name a patient and others none, those without are left out.
+    """
     patients: dict[str, set[str]] = {}
     for outcome in taken:
-        patients.setdefault(outcome.study, set()).add(outcome.patient)
-    detail = "images of its study name different patients"
-    torn = [outcome for outcome in taken if len(patients[outcome.study]) > 1]
-    left_out = [*left_out, *(replace(outcome, reason="study_of_two_patients", detail=detail) for outcome in torn)]
-    return [outcome for outcome in taken if len(patients[outcome.study]) == 1], left_out
+        if not outcome.is_nameless:
+            patients.setdefault(outcome.study, set()).add(outcome.patient)
+    kept: list[Converted] = []
+    left_out = list(left_out)
+    for outcome in taken:
+        named = len(patients.get(outcome.study, ()))
+        if outcome.is_nameless and named:
+            detail = "it has no patient id, and other images of its study have one"
+            left_out.append(replace(outcome, reason="patient_id_missing_in_part", detail=detail))
+        elif named > 1:
+            detail = "images of its study name different patients"
+            left_out.append(replace(outcome, reason="study_of_two_patients", detail=detail))
+        else:
+            kept.append(outcome)
+    return kept, left_out
 
 
 def _digest(path: Path) -> bytes:
@@ -224,9 +274,6 @@ def _labels_by_study(table: pl.DataFrame | None, path: Path | None, index: Study
     """The label table with pseudonyms for studies, and the number of its rows that found none."""
     if table is None:
         return pl.DataFrame(schema={"study": pl.String}), 0
-    reserved = sorted(set(table.columns[1:]) & set(STUDY_SCHEMA))
-    if reserved:
-        raise InputError(f"{path}: a label cannot be named {reserved[0]!r}, as the studies table has that; rename it")
     found = [index.find_or_none(key) for key in table["study"]]
     matched = table.with_columns(pl.Series("study", found, dtype=pl.String)).drop_nulls("study")
     if matched.is_empty():

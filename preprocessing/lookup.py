@@ -63,19 +63,20 @@ class Window:
         return finite and (self.width >= 1 if self.function == "LINEAR" else self.width > 0)
 
 
-def modality_transform(dataset: Dataset, values: Values) -> tuple[Values, set[str]]:
+def modality_transform(dataset: Dataset, values: Values, *, signed: bool) -> tuple[Values, set[str]]:
     """Apply the modality LUT sequence, else slope and intercept, else nothing.
 
     Args:
         dataset: header.
         values: stored values.
+        signed: whether stored values can be negative, by PixelRepresentation and not by those that occur.
 
     Returns:
         Modality values, and flags: `modality_lut_malformed`, `rescale_malformed`.
     """
     sequence = items(dataset, "ModalityLUTSequence")
     if sequence:
-        table, flags = lookup_table(sequence[0], negative_input=bool(values.size and values.min() < 0))
+        table, flags = lookup_table(sequence[0], negative_input=signed)
         if table:
             return table(values), set()
         flags = {"modality_lut_malformed"}

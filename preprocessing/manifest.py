@@ -10,7 +10,7 @@ from pathlib import Path
 from preprocessing.errors import InputError
 from preprocessing.splits import official_split
 from preprocessing.tables import read_text_table
-from preprocessing.views import VIEW_POSITIONS
+from preprocessing.views import VIEW_POSITIONS, is_decubitus
 
 REQUIRED = ("image", "study", "patient")
 OPTIONAL = ("view", "text", "report", "split")
@@ -71,5 +71,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 def canonical_view(view: str) -> str:
     """The name used here for a view as data sets write it ("AP Supine" is "AP"); "UNKNOWN" where that is not sure."""
+    if is_decubitus(view):
+        return "UNKNOWN"
     first = view.upper().split()[:1]
     return VIEW_POSITIONS.get(first[0], "UNKNOWN") if first else "UNKNOWN"

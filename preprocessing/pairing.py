@@ -28,14 +28,19 @@ class StudyIndex:
     """
 
     def __init__(self, taken: Iterable[Converted], left_out: Iterable[Converted]) -> None:
-        self._by_study: dict[str, str] = {}
-        self._by_accession: dict[str, set[str]] = {}
+        self._pseudonyms: dict[str, str] = {}  # of the studies that are in the store, by original
+        self._meanings: dict[str, set[str]] = {}  # of a key: studies in the store or not
         for outcome in taken:
-            study = outcome.rows[0]["study"]
-            self._by_study[outcome.study] = study
-            if outcome.accession:
-                self._by_accession.setdefault(outcome.accession, set()).add(study)
-        self._without_image = {key for outcome in left_out for key in (outcome.study, outcome.accession) if key}
+            self._pseudonyms[outcome.study] = outcome.rows[0]["study"]
+            self._learn(outcome)
+        for outcome in left_out:
+            self._learn(outcome)
+
+    def _learn(self, outcome: Converted) -> None:
+        # A file without a study is not known to be of the study that others with its accession number name.
+        study = outcome.study or f"file\0{outcome.source.origin}"
+        for key in filter(None, (outcome.study, outcome.accession)):
+            self._meanings.setdefault(key, set()).add(study)
 
     def find(self, key: str) -> str:
         """Pseudonym of the study.
@@ -43,16 +48,15 @@ class StudyIndex:
         Raises:
             UnusableFile: `ambiguous_accession`, `no_usable_image` or `no_such_study`.
         """
-        if key in self._by_study:
-            return self._by_study[key]
-        studies = self._by_accession.get(key, set())
-        if len(studies) == 1:
-            return next(iter(studies))
-        if studies:
+        studies = self._meanings.get(key, set())
+        if not studies:
+            raise UnusableFile("no_such_study", "no image has its study id or accession number")
+        if len(studies) > 1:
             raise UnusableFile("ambiguous_accession", "its accession number belongs to several studies")
-        if key in self._without_image:
+        (study,) = studies
+        if study not in self._pseudonyms:
             raise UnusableFile("no_usable_image", "all images of its study were left out")
-        raise UnusableFile("no_such_study", "no image has its study id or accession number")
+        return self._pseudonyms[study]
 
     def find_or_none(self, key: str) -> str | None:
         """Pseudonym of the study, or `None` where `find` raises."""
@@ -80,14 +84,13 @@ class PairedReports:
     Args:
         texts: pseudonym of the study to its text; studies without a report are not in it.
         rejects: (origin, reason, detail) of every report that was left out, duplicates included.
-        seen, paired, duplicates: numbers of reports.
+        seen, paired: numbers of reports.
     """
 
     texts: dict[str, StudyText] = field(default_factory=dict)
     rejects: list[tuple[str, str, str]] = field(default_factory=list)
     seen: int = 0
     paired: int = 0
-    duplicates: int = 0
 
 
 def pair_reports(
@@ -110,7 +113,6 @@ def pair_reports(
             first[study] = (report.origin, words)
             outcome.texts[study] = read_report(report.text, report.flags, policy, minimum_words)
         elif first[study][1] == words:
-            outcome.duplicates += 1
             outcome.rejects.append((report.origin, "duplicate", "the study has this very report already"))
         else:
             _reject_both(outcome, study, first[study][0], report.origin)

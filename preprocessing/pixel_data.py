@@ -3,6 +3,7 @@
 Everything that the header declares is compared with the bytes that are there before memory is taken for it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ from preprocessing.codestreams import (
     decode_frame,
     decode_rle,
     is_complete,
+    rle_size,
 )
 from preprocessing.colour import is_colour, to_grey
 from preprocessing.errors import UnusableFile
@@ -147,10 +149,9 @@ def _frames(dataset: Dataset) -> int:
     return frames or 1  # zero is written by some secondary capture devices for the one frame there is
 
 
-def _bits(dataset: Dataset) -> tuple[int, int, int]:
-    allocated = integer(dataset, "BitsAllocated")
-    if allocated not in (1, 8, 16, 32):
-        raise UnusableFile("unsupported_bits", f"BitsAllocated is {allocated}")
+def declared_bits(dataset: Dataset) -> tuple[int, int, int]:
+    """Return BitsAllocated (0 if absent), BitsStored and HighBit; the nearest that is possible for the latter two."""
+    allocated = max(integer(dataset, "BitsAllocated") or 0, 0)
     stored = integer(dataset, "BitsStored") or allocated
     stored = stored if 1 <= stored <= allocated else allocated
     high_bit = integer(dataset, "HighBit")
@@ -159,10 +160,17 @@ def _bits(dataset: Dataset) -> tuple[int, int, int]:
     return allocated, stored, high_bit
 
 
+def _bits(dataset: Dataset) -> tuple[int, int, int]:
+    bits = declared_bits(dataset)
+    if bits[0] not in (1, 8, 16, 32):
+        raise UnusableFile("unsupported_bits", f"BitsAllocated is {bits[0]}")
+    return bits
+
+
 def _readable_syntax(dataset: Dataset) -> str:
     syntax = transfer_syntax(dataset)
     if syntax not in NATIVE_SYNTAXES and syntax not in FAMILIES:
-        if syntax.startswith(DICOM_ROOT):
+        if syntax.startswith(DICOM_ROOT) and re.fullmatch(r"[0-9.]{1,64}", syntax):  # else it may be any text
             raise UnusableFile("unsupported_transfer_syntax", f"transfer syntax {syntax} cannot be read")
         raise UnusableFile("unknown_transfer_syntax", "no transfer syntax, or a private one")
     if (syntax in FAMILIES) != encapsulated(dataset):
@@ -194,8 +202,16 @@ def _rle_values(dataset: Dataset, layout: PixelLayout) -> Array:
                 break
             frames.append(words)
     if len(frames) != layout.frames:
+        _check_rle(dataset, layout)
         return _by_pydicom(dataset, layout)
     return _masked(np.stack(frames), layout)
+
+
+def _check_rle(dataset: Dataset, layout: PixelLayout) -> None:
+    """Refuse frames that decode to more than they should: pydicom decodes the whole before it counts."""
+    limit = 2 * layout.rows * layout.columns * layout.samples * max(layout.bits_allocated // 8, 1)
+    if any(rle_size(data, limit) > limit for data in _fragments(dataset, layout.frames)):
+        raise UnusableFile("too_large", "an RLE frame decodes to more than twice what is declared")
 
 
 def _codestream_values(dataset: Dataset, layout: PixelLayout) -> Array:

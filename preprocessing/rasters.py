@@ -4,6 +4,7 @@ Apart from `readers`, so that ingest workers need not load MONAI and PyTorch for
 """
 
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,16 @@ def raster_picture(path: Path) -> Picture:
         UnusableFile: unreadable, no PNG or JPEG, cut short or too large.
     """
     data = file_bytes(path)
+    see_through = False
     _check(data)
+    if data.startswith(PNG_SIGNATURE):
+        data, see_through = _bare_png(data)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         raise UnusableFile("decode_failed", "the PNG or JPEG cannot be decoded")
     grey, flags = _grey(decoded)
+    if see_through:
+        flags.add("alpha")
     pixels = (grey / np.float32(np.iinfo(decoded.dtype).max)).astype(np.float32)
     if pixels.max() < 0.25:
         flags.add("narrow_range")
@@ -56,10 +62,12 @@ def raster_picture(path: Path) -> Picture:
 
 
 def _check(data: bytes) -> None:
-    """Refuse what OpenCV would read with a warning to stderr, or with more memory than there is."""
+    """Refuse what is no picture, cut short, or would need more memory than there is."""
     if data.startswith(PNG_SIGNATURE):
-        if len(data) < 33 or b"IEND" not in data[-64:]:
+        if len(data) < 33:
             raise UnusableFile("truncated", "the PNG ends early")
+        if data[12:16] != b"IHDR":
+            raise UnusableFile("decode_failed", "the PNG does not begin with its header")
         columns, rows = struct.unpack_from(">2I", data, 16)
     elif (header := codestream_header(data)) is not None and header.family == "jpeg":
         if not is_complete(data):
@@ -69,6 +77,29 @@ def _check(data: bytes) -> None:
         raise UnusableFile("not_an_image", "the file is neither PNG nor JPEG")
     if not 0 < rows * columns <= MAXIMUM_SAMPLES:
         raise UnusableFile("too_large", f"{rows} x {columns} pixels are declared")
+
+
+def _bare_png(data: bytes) -> tuple[bytes, bool]:
+    """Return a PNG with the chunks that pixels need, and whether transparent colours were among the others.
+
+    libpng writes what it thinks of colour profiles, times and texts to stderr.
+    """
+    palette = data[25] == 3
+    kept, see_through, position, kind = [PNG_SIGNATURE], False, len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise UnusableFile("truncated", "the PNG ends early")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunk, position = data[position : position + 12 + length], position + 12 + length
+        see_through |= kind == b"tRNS"
+        if kind not in (b"IHDR", b"IDAT", b"IEND") and not (kind == b"PLTE" and palette):
+            continue
+        if position > len(data):
+            raise UnusableFile("truncated", "the PNG ends early")
+        if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
+            raise UnusableFile("decode_failed", "the PNG is damaged: a checksum is wrong")
+        kept.append(chunk)
+    return b"".join(kept), see_through
 
 
 def _grey(decoded: NDArray[np.integer[Any]]) -> tuple[NDArray[Any], set[str]]:

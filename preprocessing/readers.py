@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from preprocessing.dicom import file_bytes, image_facts, read_dicom, stored_values
 from preprocessing.errors import UnusableFile
 from preprocessing.rasters import RASTER_SUFFIXES, raster_picture, read_raster
-from preprocessing.rendering import PRESETS, render
+from preprocessing.rendering import PRESETS, fit_square, render
 
-__all__ = ["RadiographReader", "plane_affine", "read_raster"]
+__all__ = ["RadiographReader", "plane_affine", "read_raster", "read_square"]
 
 PathLike = str | Path
 DICOM_SUFFIXES = frozenset({"", ".dcm", ".dicom", ".dic", ".ima"})
@@ -80,18 +80,19 @@ class RadiographReader(ImageReader):
         suffix = path.suffix.lower()
         if suffix == ARRAY_SUFFIX:
             pixels = _read_array(path)
-            return pixels, _metadata(pixels.shape, (1.0, 1.0))
+            return pixels, _metadata(pixels.shape, (1.0, 1.0), 1.0)
         if suffix in RASTER_SUFFIXES:
             picture = raster_picture(path)
             flags = {"voi": picture.voi, "flags": " ".join(picture.flags)}
-            return picture.pixels, _metadata(picture.pixels.shape, (1.0, 1.0)) | flags
+            return picture.pixels, _metadata(picture.pixels.shape, (1.0, 1.0), 1.0) | flags
         return self._radiograph(path)
 
     def _radiograph(self, path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
         dataset = read_dicom(path)
         facts = image_facts(dataset)
         pictures = [render(dataset, frame, self.preset) for frame in stored_values(dataset)]
-        metadata = _metadata(pictures[0].pixels.shape, facts.pixel_spacing or (facts.pixel_aspect, 1.0)) | {
+        spacing = facts.pixel_spacing or (facts.pixel_aspect, 1.0)
+        metadata = _metadata(pictures[0].pixels.shape, spacing, facts.pixel_aspect) | {
             "preset": self.preset,
             "voi": pictures[0].voi,
             "view": facts.view_position,
@@ -105,6 +106,33 @@ class RadiographReader(ImageReader):
         return np.stack([picture.pixels for picture in pictures], axis=-1), metadata
 
 
+def read_square(path: Path, size: int, preset: str = "voi") -> NDArray[np.float32]:
+    """Read one image as ingest prepares it for the store, before it is rounded to bytes.
+
+    Args:
+        path: DICOM, of which the first frame is read; PNG or JPEG; or `.npy` of a store.
+        size: side of the square in pixels.
+        preset: one of `preprocessing.rendering.PRESETS`; for DICOM alone, the other forms are rendered already.
+
+    Returns:
+        (size, size) in [0, 1], air dark and bone bright, square pixels, centred on black.
+
+    Raises:
+        UnusableFile: a file that is no picture. What ingest leaves out by policy (another modality, say) is read.
+        ValueError: the preset is not one of `PRESETS`.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+    suffix = path.suffix.lower()
+    if suffix == ARRAY_SUFFIX:
+        return fit_square(_read_array(path), size)[0]
+    if suffix in RASTER_SUFFIXES:
+        return fit_square(read_raster(path), size)[0]
+    dataset = read_dicom(path)
+    pixels = render(dataset, stored_values(dataset)[0], preset).pixels
+    return fit_square(pixels, size, image_facts(dataset).pixel_aspect)[0]
+
+
 def plane_affine(row_mm: float, column_mm: float) -> NDArray[np.float64]:
     """Return the affine (4, 4) from (row, column) to RAS+ millimetres of a picture that has no place in the patient.
 
@@ -116,7 +144,7 @@ def plane_affine(row_mm: float, column_mm: float) -> NDArray[np.float64]:
     return affine
 
 
-def _metadata(shape: tuple[int, ...], spacing: tuple[float, float]) -> dict[str, Any]:
+def _metadata(shape: tuple[int, ...], spacing: tuple[float, float], pixel_aspect: float) -> dict[str, Any]:
     affine = plane_affine(*spacing)
     return {
         MetaKeys.AFFINE: affine,
@@ -124,6 +152,7 @@ def _metadata(shape: tuple[int, ...], spacing: tuple[float, float]) -> dict[str,
         MetaKeys.SPATIAL_SHAPE: np.asarray(shape[:2]),
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),  # MONAI's word for "no channel"
+        "pixel_aspect": pixel_aspect,  # height of a pixel over its width
     }
 
 

@@ -88,9 +88,11 @@ def render(dataset: Dataset, stored: NDArray[np.integer[Any]], preset: str) -> P
         if preset == "mimic-jpg":
             grey, voi = equalised(domain, counts, inverted=inverted), "equalised"
         else:
-            values, modality_flags = modality_transform(dataset, domain.astype(np.float64))
+            values, modality_flags = _modality_values(dataset, domain)
             exposed = _exposed_counts(dataset, index, padding, counts)
-            grey, voi, voi_flags = _contrast(dataset, values, exposed, use_header=preset == "voi")
+            negative = bool(_modality_values(dataset, _limits(domain.dtype))[0].min() < 0)
+            use_header = preset == "voi"
+            grey, voi, voi_flags = _contrast(dataset, values, exposed, use_header=use_header, negative=negative)
             flags |= modality_flags | voi_flags
             if inverted:  # last and once: PresentationLUTShape INVERSE says the same thing again
                 grey = 1 - grey
@@ -160,12 +162,24 @@ def equalised(domain: NDArray[np.integer[Any]], counts: Values, *, inverted: boo
     return np.asarray(np.clip(np.rint(sums * (255 / above)), 0, 255)[levels] / 255)
 
 
-def _contrast(dataset: Dataset, values: Values, counts: Values, *, use_header: bool) -> tuple[Values, str, set[str]]:
-    """Return the greys of all values before polarity, what chose them, and flags. A LUT goes before a window."""
+def _modality_values(dataset: Dataset, stored: NDArray[np.integer[Any]]) -> tuple[Values, set[str]]:
+    return modality_transform(dataset, stored.astype(np.float64), signed=stored.dtype.kind == "i")
+
+
+def _limits(dtype: np.dtype[Any]) -> NDArray[np.integer[Any]]:
+    return np.array([np.iinfo(dtype).min, np.iinfo(dtype).max], dtype)
+
+
+def _contrast(
+    dataset: Dataset, values: Values, counts: Values, *, use_header: bool, negative: bool
+) -> tuple[Values, str, set[str]]:
+    """Return the greys of all values before polarity, what chose them, and flags. A LUT goes before a window.
+
+    `negative`: whether modality values below zero can be, occur or not: that decides how a LUT was written.
+    """
     flags: set[str] = set()
     if use_header:
-        occupied = values[counts > 0]
-        table, flags = voi_lookup(dataset, negative_input=bool(occupied.size and occupied.min() < 0))
+        table, flags = voi_lookup(dataset, negative_input=negative)
         if table:
             return table(values) / ((1 << table.bits) - 1), "lut", flags
         window, window_flags = voi_window(dataset)

@@ -7,10 +7,26 @@ from pydicom import Dataset
 
 from preprocessing.dicom import REASONS, ImageFacts
 from preprocessing.errors import UnusableFile
+from preprocessing.header_values import text
 
 MODALITIES = frozenset({"CR", "DX", "RG"})
 CHEST_WORDS = ("CHEST", "THORAX", "LUNG")
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+"""SOP class; those of multi-frame captures are numbered below it."""
+
+DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+FOR_PROCESSING = frozenset(f"1.2.840.10008.5.1.4.1.1.1.{device}.1" for device in (1, 2, 3))
+"""SOP classes of DX, mammography and intra-oral images before they are processed for display (PS3.4 B.5)."""
+
+FLAGS: dict[str, str] = {
+    "body_part_blank": "the header names no body part",
+    "secondary_capture": "stored as a secondary capture, but described as a chest radiograph",
+    "pixel_intensity_lin": "pixels are said to be linear in X-ray intensity: perhaps not processed for display",
+    "pixel_intensity_log": "pixels are said to be logarithmic, and not said to be for presentation",
+}
+"""Flags that `check_selected` may return, and what each one means."""
+
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # Values that may be repeated in a reject's detail: PS3.3 C.7.3.1.1.1 and PS3.16 annex L, as far as they are common.
@@ -30,11 +46,11 @@ def check_selected(dataset: Dataset, facts: ImageFacts) -> tuple[str, ...]:
     """Check one image against the selection policy.
 
     Returns:
-        Flags for what is doubtful and taken all the same: `body_part_blank`.
+        Flags for what is doubtful and taken all the same: codes of `FLAGS`.
 
     Raises:
-        UnusableFile: `no_pixel_data`, `no_modality`, `other_modality`, `other_body_part`, `colour`, `for_processing`
-            or `burned_in_annotation`.
+        UnusableFile: `no_pixel_data`, `no_modality`, `other_modality`, `other_body_part`, `colour`,
+            `secondary_capture`, `for_processing` or `burned_in_annotation`.
     """
     modality, body_part = facts.modality, facts.body_part
     if not any(keyword in dataset for keyword in PIXELS):
@@ -54,10 +70,29 @@ def check_selected(dataset: Dataset, facts: ImageFacts) -> tuple[str, ...]:
         raise UnusableFile("other_body_part", f"the body part is {named}")
     if facts.photometric_interpretation not in GREY or "colour" in facts.flags:
         raise UnusableFile("colour", "a colour image: a secondary capture, not a radiograph")
-    if (facts.presentation_intent or "").startswith("FOR PROCESSING"):
+    captured = f"{facts.sop_class_uid}.".startswith(f"{SECONDARY_CAPTURE}.")
+    if captured and not _is_described_as_a_radiograph(dataset, facts):
+        raise UnusableFile("secondary_capture", "a secondary capture that is not described as a chest radiograph")
+    if facts.sop_class_uid in FOR_PROCESSING or (facts.presentation_intent or "").startswith("FOR PROCESSING"):
         raise UnusableFile(
             "for_processing", "an image FOR PROCESSING: raw detector values, which no policy here renders"
         )
     if facts.burned_in_annotation.startswith("Y"):
         raise UnusableFile("burned_in_annotation", "the header says that text is burned into the pixels")
-    return () if body_part else ("body_part_blank",)
+    flags = {
+        "body_part_blank": not body_part,
+        "secondary_capture": captured,
+        "pixel_intensity_lin": facts.pixel_intensity_relationship == "LIN",
+        "pixel_intensity_log": facts.pixel_intensity_relationship == "LOG" and not _is_for_presentation(facts),
+    }
+    return tuple(flag for flag, holds in flags.items() if holds)
+
+
+def _is_described_as_a_radiograph(dataset: Dataset, facts: ImageFacts) -> bool:
+    """Tell captures that are all there is of a radiograph (as of RSNA's public data) from pictures made out of one."""
+    original = text(dataset, "ImageType").upper() in ("", "ORIGINAL", "ORIGINAL\\PRIMARY")
+    return bool(facts.body_part) and facts.view_source == "ViewPosition" and original
+
+
+def _is_for_presentation(facts: ImageFacts) -> bool:
+    return facts.presentation_intent == "FOR PRESENTATION" or facts.sop_class_uid == DX_FOR_PRESENTATION

@@ -1,6 +1,7 @@
 """The store: what ingest leaves on disk, and the only thing that training sees.
 
-    OUT/store.json          format version and configuration, written first; a run with another one is refused
+    OUT/store.json          format version, configuration and keyed hash of the source, written first; a run with
+                            another one is refused
     OUT/images/ab/ab12.npy  uint8 (size, size), a file each
     OUT/images.parquet      a row an image (`IMAGE_SCHEMA`)
     OUT/studies.parquet     a row a study (`STUDY_SCHEMA`, then a column a label)
@@ -10,7 +11,7 @@
     OUT/run.json            counts, versions, hashes; written last, so a store without it is not complete
     OUT.private/            key and identity.parquet: the only way back; can be left out
 
-All files appear at once under their names (`os.replace`). Nothing in OUT holds an identifier.
+All files appear at once under their names (`files.write_atomically`). Nothing in OUT holds an identifier.
 """
 
 import fcntl
@@ -19,8 +20,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ from typing import Any
 import polars as pl
 
 from preprocessing.errors import InputError
-from preprocessing.identity import key_fingerprint, load_key, load_or_create_key, write_private
+from preprocessing.files import StoreNotWritable, path_text, sweep_temporaries, write_atomically
+from preprocessing.identity import (
+    check_private_folder,
+    fingerprint,
+    key_fingerprint,
+    load_key,
+    load_or_create_key,
+    make_private_folder,
+    write_private,
+)
 
 FORMAT = "cxr-local-mi store"
 VERSION = 1
@@ -91,12 +101,14 @@ class OpenStore:
         private: the folder of key and side table.
         key: key of the pseudonyms.
         configuration: what is stamped on the store.
+        identity: number by which the private folder knows that its side table is of this store.
     """
 
     path: Path
     private: Path
     key: bytes = field(repr=False)
     configuration: Mapping[str, Any]
+    identity: str
 
     @property
     def configuration_hash(self) -> str:
@@ -105,28 +117,57 @@ class OpenStore:
 
 
 @contextmanager
-def open_store(path: Path, private: Path, configuration: Mapping[str, Any]) -> Iterator[OpenStore]:
-    """Make a store, or open one made with the same configuration and key, for this process alone.
+def open_store(
+    path: Path, private: Path, configuration: Mapping[str, Any], sources: Sequence[Path | None] = ()
+) -> Iterator[OpenStore]:
+    """Make a store, or open one made from the same sources with the same configuration and key, for this process alone.
 
-    When the body raises `InputError`, all that a new store left is removed, and an old one is as it was.
+    When the body raises `InputError` or `StoreNotWritable`, all that a new store left is removed, and an old one that
+    the body has not changed is as it was.
+
+    Args:
+        path: folder of the store; `private` that of its key and side table, with no other store's side table in it.
+        configuration: what two runs must agree on.
+        sources: folder and manifest that the images come from.
 
     Raises:
-        InputError: when the folder holds something else, another configuration, or is in use; when the key is missing,
-            another, or open to others.
+        InputError: when the folder holds something else, another source's images, another configuration, is in use or
+            cannot be written; when the key is missing, another, or open to others.
     """
+    undo = _Undo()
+    with ExitStack() as lock:
+        try:
+            _check_places(path, private)
+            undo.makes(path)
+            path.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_locked(path))
+        except OSError as error:
+            raise _not_writable(path, error.errno) from error
+        try:
+            try:
+                opened = _stamped(path, private, configuration, sources, undo)
+                sweep_temporaries([path, private, *(path / "images").glob("*")])
+            except OSError as error:
+                place = private if str(error.filename).startswith(str(private)) else path
+                raise _not_writable(place, error.errno) from error
+            yield opened
+        except (InputError, StoreNotWritable) as error:
+            undo.run(path)
+            if isinstance(error, StoreNotWritable):
+                raise _not_writable(path, error.number) from error
+            raise
+
+
+def _check_places(path: Path, private: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; name a folder for the store")
-    if private.resolve().is_relative_to(path.resolve()):
+    if Path(os.path.realpath(private)).is_relative_to(os.path.realpath(path)):
         raise InputError(f"{private}: the key must not lie inside the store; name a folder outside of {path}")
-    undo = _Undo()
-    undo.makes(path)
-    path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        try:
-            yield _stamped(path, private, configuration, undo)
-        except InputError:
-            undo.run(path)
-            raise
+
+
+def _not_writable(path: Path, number: int | None) -> InputError:
+    reason = os.strerror(number) if number is not None else "for a reason that the system does not give"
+    return InputError(f"{path}: cannot be written ({reason}); make room for it, or name another folder")
 
 
 class _Undo:
@@ -148,21 +189,34 @@ class _Undo:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         for folder in self.folders if self.is_new else ():
             shutil.rmtree(folder, ignore_errors=True)
-        if not self.is_new and (store / "images.parquet").exists():
+        if not self.is_new and (store / "run.json").exists():  # without it, the table may not be that of the datalist
             remove_unlisted_images(store, pl.read_parquet(store / "images.parquet", columns=["path"])["path"])
 
 
-def _stamped(path: Path, private: Path, configuration: Mapping[str, Any], undo: _Undo) -> OpenStore:
+def _stamped(
+    path: Path, private: Path, configuration: Mapping[str, Any], sources: Sequence[Path | None], undo: _Undo
+) -> OpenStore:
     stamp = path / "store.json"
     if stamp.exists():
-        _check_stamp(stamp, configuration)
-        key = _key_of_store(path, private, stamp)
+        content = _read_stamp(stamp)
+        _check_configuration(path, content["configuration"], configuration)
+        check_private_folder(private)
+        key = _key_of_store(path, private, content)
+        if content.get("source_fingerprint") != fingerprint(key, "source", sources):
+            raise InputError(
+                f"{path}: was made from another source; ingest both from one parent folder, or name another store"
+            )
+        identity = str(content.get("identity"))
+        _check_side_table(private, identity)
     else:
         if any(entry.name != _LOCK for entry in path.iterdir()):
             raise InputError(f"{path}: is neither empty nor a store; name an empty or new folder")
         undo.is_new = True
         undo.makes(private)
+        make_private_folder(private)
         key = load_or_create_key(private / "key")
+        identity = fingerprint(key, "store", [path])
+        _check_side_table(private, identity)
         write_json(
             stamp,
             {
@@ -171,38 +225,55 @@ def _stamped(path: Path, private: Path, configuration: Mapping[str, Any], undo: 
                 "configuration": dict(configuration),
                 "configuration_hash": hash_of(configuration),
                 "key_fingerprint": key_fingerprint(key),
+                "source_fingerprint": fingerprint(key, "source", sources),
+                "identity": identity,
             },
         )
-    return OpenStore(path, private, key, configuration)
+    return OpenStore(path, private, key, configuration, identity)
 
 
-def _check_stamp(stamp: Path, configuration: Mapping[str, Any]) -> None:
+def _read_stamp(stamp: Path) -> dict[str, Any]:
     try:
-        content = json.loads(stamp.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(stamp.read_text(encoding="utf-8"))
         known = content["format"] == FORMAT and content["version"] == VERSION
-        before: dict[str, Any] = content["configuration"]
+        dict(content["configuration"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{stamp.parent}: is not a store of this program; name an empty or new folder") from error
     if not known:
         raise InputError(f"{stamp.parent}: is a store of another version; ingest into a new folder")
+    return content
+
+
+def _check_configuration(path: Path, before: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(dict(configuration)))
     changed = [
         f"{k} was {before.get(k)} and is {now.get(k)}" for k in sorted({*before, *now}) if before.get(k) != now.get(k)
     ]
     if changed:
-        raise InputError(
-            f"{stamp.parent}: was made with another configuration ({'; '.join(changed)}); name a new folder"
-        )
+        raise InputError(f"{path}: was made with another configuration ({'; '.join(changed)}); name a new folder")
 
 
-def _key_of_store(path: Path, private: Path, stamp: Path) -> bytes:
+def _check_side_table(private: Path, identity: str) -> None:
+    """Refuse a private folder in which another store's way back would be overwritten."""
+    table = private / "identity.parquet"
+    if not table.exists():
+        return
+    try:
+        of = pl.read_parquet(table).filter(pl.col("kind") == "store")["pseudonym"].to_list()
+    except (pl.exceptions.PolarsError, OSError):
+        of = []
+    if of != [identity]:
+        raise InputError(f"{table}: belongs to another store; name another private folder, or move this table away")
+
+
+def _key_of_store(path: Path, private: Path, stamp: Mapping[str, Any]) -> bytes:
     try:
         key = load_key(private / "key")
     except FileNotFoundError:
         raise InputError(
             f"{private / 'key'}: the key of store {path} is missing; put it back, or name a new folder"
         ) from None
-    if key_fingerprint(key) != json.loads(stamp.read_text(encoding="utf-8")).get("key_fingerprint"):
+    if key_fingerprint(key) != stamp.get("key_fingerprint"):
         raise InputError(
             f"{private / 'key'}: is not the key with which {path} was made; put that back, or name a new folder"
         )
@@ -229,16 +300,9 @@ def hash_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then put it in place at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write strict JSON (no NaN), indented."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def parquet_bytes(table: pl.DataFrame) -> bytes:
@@ -248,15 +312,16 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def write_identities(private: Path, names: Iterable[tuple[str, str, str]]) -> None:
-    """Write the side table (pseudonym, kind, original), for its owner alone."""
-    rows = sorted(set(names), key=lambda name: (name[1], name[0], name[2]))
+def write_identities(opened: OpenStore, names: Iterable[tuple[str, str, str]]) -> None:
+    """Write the side table (pseudonym, kind, original), for its owner alone; one row names the store itself."""
+    store = (opened.identity, "store", path_text(os.path.realpath(opened.path)))
+    rows = sorted({store, *names}, key=lambda name: (name[1], name[0], name[2]))
     table = pl.DataFrame(rows, schema=IDENTITY_SCHEMA, orient="row")
-    write_private(private / "identity.parquet", parquet_bytes(table))
+    write_private(opened.private / "identity.parquet", parquet_bytes(table))
 
 
 def remove_unlisted_images(store: Path, listed: Iterable[str]) -> None:
-    """Remove arrays, and temporary files of killed runs, that the image table does not have."""
+    """Remove arrays that the image table does not have."""
     kept = set(listed)
     for folder in (store / "images").glob("*"):
         for file in folder.iterdir():

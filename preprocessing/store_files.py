@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from preprocessing.contact_sheet import contact_sheet, write_png
+from preprocessing.files import StoreNotWritable, write_atomically
 from preprocessing.ingest_summary import IngestSummary
 from preprocessing.splits import SPLITS
 from preprocessing.store import (
@@ -23,7 +24,6 @@ from preprocessing.store import (
     OpenStore,
     parquet_bytes,
     remove_unlisted_images,
-    write_bytes,
     write_identities,
     write_json,
 )
@@ -52,12 +52,24 @@ def write_store(
 ) -> IngestSummary:
     """Write all files of the store; return the summary with the time since `started` (`time.monotonic`).
 
-    The run record goes first and comes last: a store without it was cut short, and the next run mends it.
+    The run record goes first and comes last: a store without it was cut short, and the next run mends it. Arrays that
+    are not listed any more go once no datalist names them.
+
+    Raises:
+        StoreNotWritable: for instance on a full disk.
     """
+    try:
+        return _write_store(opened, tables, summary, seed, started)
+    except OSError as error:
+        raise StoreNotWritable(error.errno or 0) from error
+
+
+def _write_store(
+    opened: OpenStore, tables: StoreTables, summary: IngestSummary, seed: int, started: float
+) -> IngestSummary:
     store = opened.path
     (store / "run.json").unlink(missing_ok=True)
-    remove_unlisted_images(store, tables.images["path"])
-    write_identities(opened.private, tables.names)
+    write_identities(opened, tables.names)
     files = {
         "images.parquet": parquet_bytes(tables.images),
         "studies.parquet": parquet_bytes(tables.studies),
@@ -66,7 +78,8 @@ def write_store(
         "datalist.json": "".join(_datalist(opened, tables)).encode(),
     }
     for name, content in files.items():
-        write_bytes(store / name, content)
+        write_atomically(store / name, content)
+    remove_unlisted_images(store, tables.images["path"])
     write_png(store / "contact_sheet.png", _sheet(store, tables.images, seed))
     summary = replace(summary, seconds=round(time.monotonic() - started, 3))
     write_json(store / "run.json", _run_record(opened, summary, files, seed))

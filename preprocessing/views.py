@@ -1,6 +1,7 @@
 """View of a radiograph from its header, in the order of trust of PS3.3 C.8.11.5: position, code, orientation, text."""
 
 import re
+from collections.abc import Iterator
 
 from pydicom import Dataset
 
@@ -24,7 +25,10 @@ VIEW_POSITIONS = {
     "OBL": "OBLIQUE",
     "OBLIQUE": "OBLIQUE",
 }
-"""Values of ViewPosition seen; decubitus views (LLD, RLD) say how the patient lies, not the projection: unknown."""
+"""Values of ViewPosition seen."""
+
+DECUBITUS = re.compile(r"\b[lr]ld\b|\bdec\b|d[eé]c[uú]b", re.IGNORECASE)
+"""Words for a patient who lies on the side: not a projection, and such a picture is like none of the views."""
 
 VIEW_CODES = {
     "272479007": "PA",
@@ -62,8 +66,11 @@ VIEW_WORDS = (
 def view_position(dataset: Dataset) -> tuple[str, str]:
     """Return the view ("PA", "AP", "LATERAL", "OBLIQUE" or "UNKNOWN") and the element it was read from ("" if none).
 
-    A source that does not decide is passed over: nothing is guessed.
+    A source that does not decide is passed over: nothing is guessed. A decubitus view is unknown, whatever else is
+    said.
     """
+    if is_decubitus(" ".join(_descriptions(dataset))):
+        return "UNKNOWN", ""
     position = VIEW_POSITIONS.get(text(dataset, "ViewPosition").upper())
     if position:
         return position, "ViewPosition"
@@ -75,6 +82,18 @@ def view_position(dataset: Dataset) -> tuple[str, str]:
         return "LATERAL", "PatientOrientation"  # rows run front to back; a frontal one cannot tell PA from AP
     view = _from_words(text(dataset, "SeriesDescription"))
     return (view, "SeriesDescription") if view else ("UNKNOWN", "")
+
+
+def is_decubitus(description: str) -> bool:
+    """Tell whether words or a code of ViewPosition (LLD, RLD) name a decubitus view."""
+    return DECUBITUS.search(description) is not None
+
+
+def _descriptions(dataset: Dataset) -> Iterator[str]:
+    yield from (text(dataset, keyword) for keyword in ("ViewPosition", "SeriesDescription"))
+    for view in items(dataset, "ViewCodeSequence"):
+        yield text(view, "CodeMeaning")
+        yield from (text(modifier, "CodeMeaning") for modifier in items(view, "ViewModifierCodeSequence"))
 
 
 def _from_words(description: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import cv2
 
 from preprocessing.errors import InputError
+from preprocessing.files import write_atomically
 from preprocessing.phantoms.difficulty import LABELS, Difficulty
 from preprocessing.phantoms.study import PhantomStudy, make_study
 
@@ -98,7 +99,7 @@ def write_phantoms(
     for name in _TABLES:
         (out / f"{name}.partial").replace(out / name)
     summary = PhantomSummary(studies, images, patients, positives)
-    _write(out / "phantoms.json", _record(configuration, summary))
+    write_atomically(out / "phantoms.json", _record(configuration, summary))
     return summary
 
 
@@ -123,7 +124,7 @@ def _claim(out: Path, configuration: dict[str, Any]) -> None:
             raise InputError(f"{out} holds phantoms of another configuration (phantoms.json); give a new folder")
     for folder in ("dicom", "reports", "truth"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    _write(record, _record(configuration, None))
+    write_atomically(record, _record(configuration, None))
 
 
 def _record(configuration: dict[str, Any], summary: PhantomSummary | None) -> bytes:
@@ -181,10 +182,10 @@ def _write_study(out: Path, seed: int, index: int, size: int, difficulty: Diffic
     folder = out / "dicom" / identifiers["PatientID"] / identifiers["StudyInstanceUID"]
     folder.mkdir(parents=True, exist_ok=True)
     for image, content in study.files:
-        _write(folder / f"{image}.dcm", content)
+        write_atomically(folder / f"{image}.dcm", content)
     by_accession = study.plan.stream("report name").random() < 0.2
     name = identifiers["AccessionNumber" if by_accession else "StudyInstanceUID"] + ".txt"
-    _write(out / "reports" / name, study.report.text.encode())
+    write_atomically(out / "reports" / name, study.report.text.encode())
     positives = tuple(label for label, value in study.truth.items() if value == 1)
     return _Lines(_table_lines(study, name), len(study.files), study.plan.patient, positives)
 
@@ -236,9 +237,3 @@ def _csv_line(values: list[Any]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -59,11 +60,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     write_png(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
     before = (tmp_path / "a.png").read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_png(tmp_path / "a.png", np.ones((4, 4), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -2,6 +2,7 @@ import ast
 import csv
 import hashlib
 import struct
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
@@ -361,6 +362,66 @@ def test_deflated_files_are_inflated_with_a_bound(tmp_path: Path, monkeypatch: p
     assert reason(saved(tmp_path, whole)) == "too_large"
 
 
+def deflated(folder: Path, content: Dataset, *, length: bool, padding: int) -> Path:
+    """A deflated file whose meta is without group length, or holds so much that the syntax is far behind its start."""
+    whole = as_bytes(content)
+    start = 144 + struct.unpack_from("<I", whole, 140)[0]
+    syntax = b"\x02\x00\x10\x00UI" + struct.pack("<H", 22) + DeflatedExplicitVRLittleEndian.encode()
+    version = b"\x02\x00\x01\x00OB\0\0" + struct.pack("<I", padding) + bytes(padding)
+    meta = version + syntax
+    group = b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta)) if length else b""
+    return saved(folder, whole[:132] + group + meta + whole[start:])
+
+
+@pytest.mark.parametrize(("length", "padding"), [(True, 2), (False, 2), (True, 2000), (False, 2000)])
+def test_no_file_meta_hides_a_deflate_bomb(
+    length: bool, padding: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = deflated(tmp_path, made(RAMP, DeflatedExplicitVRLittleEndian), length=length, padding=padding)
+    read = read_dicom(picture)
+    np.testing.assert_array_equal(stored_values(read)[0], RAMP)
+    assert image_facts(read).flags == ()
+    zeros = made(np.zeros((500, 500), np.uint16), DeflatedExplicitVRLittleEndian)
+    monkeypatch.setattr(dicom, "MAXIMUM_BYTES", 100_000)
+    assert reason(deflated(tmp_path, zeros, length=length, padding=padding)) == "too_large"
+
+
+def test_a_second_prefix_hides_no_deflate_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = as_bytes(made(np.zeros((500, 500), np.uint16), DeflatedExplicitVRLittleEndian))
+    monkeypatch.setattr(dicom, "MAXIMUM_BYTES", 100_000)
+    assert reason(saved(tmp_path, b"DICM" + b"\x08\0\x05\0CS" + bytes(122) + whole[128:])) == "too_large"
+
+
+def test_a_deflated_data_set_is_what_pydicom_reads(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path, made(RAMP, DeflatedExplicitVRLittleEndian, PatientName="Müller", SpecificCharacterSet="ISO_IR 100")
+    )
+    ours, theirs = read_dicom(path), pydicom.dcmread(path)
+    assert ours == theirs
+    assert ours.file_meta == theirs.file_meta
+    assert ours.original_encoding == theirs.original_encoding
+    assert ours.original_character_set == theirs.original_character_set
+    assert ours.is_original_encoding
+    assert ours.preamble == theirs.preamble
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_an_rle_frame_is_decoded_no_further_than_its_declared_size(samples: int, tmp_path: Path) -> None:
+    planes = 2 * samples
+    segment = b"\x81\x07" * 200_000  # of 25 megabytes each
+    offsets = [64 + plane * len(segment) for plane in range(planes)]
+    frame = struct.pack("<16I", planes, *offsets, *[0] * (15 - planes)) + segment * planes
+    dataset = encapsulated(made(RAMP, RLELossless), [frame])
+    if samples == 3:
+        change(dataset, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    path = saved(tmp_path, dataset)
+    tracemalloc.start()
+    assert reason(path) == "too_large"
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 10 * len(frame)
+
+
 def test_a_corrupt_deflate_stream(tmp_path: Path) -> None:
     whole = bytearray(as_bytes(made(RAMP, DeflatedExplicitVRLittleEndian)))
     start = 144 + struct.unpack_from("<I", whole, 140)[0]
@@ -403,6 +464,19 @@ def test_transfer_syntaxes_that_are_unknown_or_not_those_of_the_data(
     declared = HTJ2K.encode() + b"\0"
     other = syntax.encode().ljust(len(declared), b"\0")  # same length, so that nothing else has to move
     assert reason(saved(tmp_path, whole.replace(declared, other))) == expected
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.Doe Jane", "1.2.840.10008." + "1" * 60])
+def test_a_reject_repeats_no_text_that_stands_for_a_transfer_syntax(syntax: str, tmp_path: Path) -> None:
+    dataset = made(RAMP)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    encapsulated(dataset, [b"\0" * 16])
+    read = read_dicom(saved(tmp_path, dataset))
+    read.file_meta.TransferSyntaxUID = syntax
+    with pytest.raises(UnusableFile) as caught:
+        stored_values(read)
+    assert caught.value.reason == "unknown_transfer_syntax"
+    assert syntax not in caught.value.detail
 
 
 def test_native_data_under_a_compressed_syntax(tmp_path: Path) -> None:
@@ -556,10 +630,9 @@ def test_facts_of_a_whole_header(tmp_path: Path) -> None:
     assert facts == ImageFacts(
         sop_instance_uid=dataset.SOPInstanceUID,
         study_instance_uid=dataset.StudyInstanceUID,
-        series_instance_uid=dataset.SeriesInstanceUID,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
         patient_id="0815",
         accession_number="A1",
-        study_date="20200102",
         modality="DX",
         body_part="CHEST",
         view_position="PA",
@@ -581,8 +654,26 @@ def test_facts_of_a_whole_header(tmp_path: Path) -> None:
 
 def test_absent_facts_are_empty_and_not_invented() -> None:
     facts = image_facts(Dataset())
-    assert (facts.study_date, facts.pixel_spacing, facts.presentation_intent) == (None, None, None)
-    assert (facts.patient_id, facts.view_position, facts.view_source) == ("", "UNKNOWN", "")
+    assert (facts.pixel_spacing, facts.presentation_intent) == (None, None)
+    assert (facts.patient_id, facts.sop_class_uid, facts.view_position, facts.view_source) == ("", "", "UNKNOWN", "")
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"BitsStored": 300, "HighBit": 299}, 16),
+        ({"BitsStored": 300}, 16),
+        ({"BitsStored": None}, 16),
+        ({"BitsStored": 65535}, 16),
+        ({"BitsStored": 12, "HighBit": 11}, 12),
+    ],
+)
+def test_bits_stored_are_those_that_were_decoded(elements: dict[str, object], expected: int, tmp_path: Path) -> None:
+    read = read_dicom(saved(tmp_path, change(made(RAMP), **elements)))
+    facts = image_facts(read)
+    np.testing.assert_array_equal(stored_values(read)[0], RAMP)
+    assert facts.bits_stored == pixel_data.pixel_layout(read).bits_stored == expected
+    assert ("bits" in facts.flags) == (expected == 16)
 
 
 def test_calibrated_spacing_goes_before_that_of_the_detector(tmp_path: Path) -> None:
@@ -603,6 +694,14 @@ def code(value: str, meaning: str) -> Dataset:
         ({"ViewPosition": "pa"}, ("PA", "ViewPosition")),
         ({"ViewPosition": "LL"}, ("LATERAL", "ViewPosition")),
         ({"ViewPosition": "LLD"}, ("UNKNOWN", "")),
+        ({"ViewPosition": "RLD", "SeriesDescription": "Chest LAT"}, ("UNKNOWN", "")),
+        ({"ViewPosition": "LLD", "ViewCodeSequence": [code("399067008", "lateral")]}, ("UNKNOWN", "")),
+        ({"ViewPosition": "LL", "SeriesDescription": "L lat decubitus"}, ("UNKNOWN", "")),
+        ({"ViewCodeSequence": [code("X-1", "left lateral decubitus")]}, ("UNKNOWN", "")),
+        ({"SeriesDescription": "LEFT LATERAL DECUB"}, ("UNKNOWN", "")),
+        ({"SeriesDescription": "CHEST LAT DEC"}, ("UNKNOWN", "")),
+        ({"SeriesDescription": "Torax decúbito lateral"}, ("UNKNOWN", "")),
+        ({"SeriesDescription": "Chest lateral, decision pending"}, ("LATERAL", "SeriesDescription")),
         ({"ViewCodeSequence": [code("399348003", "antero-posterior")]}, ("AP", "ViewCodeSequence")),
         ({"ViewCodeSequence": [code("X-1", "left lateral")]}, ("LATERAL", "ViewCodeSequence")),
         ({"ViewCodeSequence": [code("399135007", "left anterior oblique")]}, ("OBLIQUE", "ViewCodeSequence")),

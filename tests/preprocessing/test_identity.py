@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.errors import InputError
-from preprocessing.identity import KINDS, load_or_create_key, pseudonym
+from preprocessing.identity import KINDS, load_or_create_key, make_private_folder, pseudonym
 from preprocessing.splits import assign_splits, official_split, split_of
 
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -41,6 +41,16 @@ def test_a_new_key_is_for_its_owner_alone_and_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert load_or_create_key(path) == key
     assert load_or_create_key(tmp_path / "other" / "key") != key
+
+
+def test_a_folder_that_others_can_enter_is_not_private(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    with pytest.raises(InputError, match="chmod 700"):
+        make_private_folder(tmp_path / "shared")
+    with pytest.raises(InputError, match="chmod 700"):
+        load_or_create_key(tmp_path / "shared" / "key")
+    assert not (tmp_path / "shared" / "key").exists()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pytest
 from made_dicom import made
 from pydicom import dcmwrite
 
+import preprocessing.conversion
 import preprocessing.ingest
+import preprocessing.store_files
 from preprocessing.conversion import ConversionSettings, Converted, SourceImage, convert
 from preprocessing.errors import InputError
 from preprocessing.ingest import IngestConfiguration, IngestSummary, ingest
@@ -162,6 +165,193 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert (summary.files.seen, summary.files.accepted, summary.files.duplicates) == (16, 2, 1)
     assert summary.flags["body_part_blank"] == 1
     assert len(list((tmp_path / "out" / "images").rglob("*.npy"))) == 2
+
+
+def test_an_image_that_belongs_to_two_is_taken_for_none(tmp_path: Path) -> None:
+    for name in ("shared", "twice", "own"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), (picture() >> 4).astype(np.uint8))
+    rows = ["shared.png,s1,p1", "./shared.png,s2,p2", "twice.png,s3,p3", "twice.png,s3,p3", "own.png,s4,p4"]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("image,study,patient\n" + "\n".join(rows), encoding="utf-8")
+    summary = ingest(None, tmp_path / "out", manifest=manifest, configuration=SMALL)
+    assert summary.files.reasons == {"image_of_two_studies": 2}
+    assert (summary.files.accepted, summary.files.duplicates) == (2, 1)
+
+
+def test_images_without_a_patient_leave_a_study_that_has_one(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "named.dcm", 1, StudyInstanceUID="1.2.9")
+    write_image(tmp_path / "in" / "blank.dcm", 2, StudyInstanceUID="1.2.9", PatientID="")
+    for number in (3, 4):
+        write_image(tmp_path / "in" / f"all_blank_{number}.dcm", number, StudyInstanceUID="1.2.8", PatientID="")
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    assert reasons(tmp_path / "out") == {"blank.dcm": "patient_id_missing_in_part"}
+    assert len(items(tmp_path / "out")) == 3
+
+
+def test_names_that_are_not_utf_8_and_links_in_loops_stop_nothing(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / os.fsdecode(b"f\xfcr.dcm"), 1)
+    write_image(tmp_path / "in" / r"f\xfcr.dcm", 2, Modality="CT")
+    (tmp_path / "in" / os.fsdecode(b"\xff")).write_bytes(b"clutter")
+    (tmp_path / "in" / "loop").symlink_to("loop")
+    write_report(tmp_path / "reports" / os.fsdecode(b"\xe4.txt"))
+    summary = ingest(tmp_path / "in", tmp_path / "out", reports=tmp_path / "reports", configuration=SMALL)
+    assert summary.files.accepted == 1
+    found = reasons(tmp_path / "out")
+    assert found.pop("loop")
+    assert found == {r"f\\xfcr.dcm": "other_modality", r"\xff": "not_dicom"}
+    assert reasons(tmp_path / "out", "report") == {r"\xe4.txt": "no_such_study"}
+    originals = pl.read_parquet(tmp_path / "out.private" / "identity.parquet")["original"].to_list()
+    assert r"f\xfcr.dcm" in originals
+
+
+def test_a_header_value_that_no_table_holds_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing.ingest, "convert", convert_with_a_wide_value)
+    for number, name in enumerate(["good", "wide"]):
+        write_image(tmp_path / "in" / f"{name}.dcm", number)
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    assert reasons(tmp_path / "out") == {"wide.dcm": "impossible_value"}
+
+
+def convert_with_a_wide_value(settings: ConversionSettings, source: SourceImage) -> Converted:
+    """`convert`, with a header that claims 300 bits for files whose names ask for it."""
+    facts = preprocessing.conversion.image_facts
+    wide = (lambda dataset: replace(facts(dataset), bits_stored=300)) if "wide" in source.origin else facts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocessing.conversion, "image_facts", wide)
+        return convert(settings, source)
+
+
+def test_another_source_does_not_take_the_place_of_the_first(tmp_path: Path) -> None:
+    write_image(tmp_path / "a" / "1.dcm", 1)
+    write_image(tmp_path / "b" / "2.dcm", 2)
+    ingest(tmp_path / "a", tmp_path / "out", configuration=SMALL)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="was made from another source"):
+        ingest(tmp_path / "b", tmp_path / "out", configuration=SMALL)
+    assert contents(tmp_path) == before
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from preprocessing.errors import InputError
+from preprocessing.ingest import IngestConfiguration, ingest
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+    try:
+        ingest(Path(sys.argv[1]), Path(sys.argv[2]), configuration=IngestConfiguration(size=32))
+    except InputError as error:
+        raise SystemExit(str(error))
+"""
+
+
+@pytest.mark.parametrize("limit", [1100, 2000])  # bytes: an array has 1152, a table more than 2000
+def test_a_store_that_cannot_be_written_ends_the_job(tmp_path: Path, limit: int) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
+    command = [sys.executable, tmp_path / "full.py", tmp_path / "in", tmp_path / "out", str(limit)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment())
+    assert (
+        run.stderr
+        == f"{tmp_path / 'out'}: cannot be written (File too large); make room for it, or name another folder\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full.py", "in"]
+
+
+def test_a_store_is_complete_until_an_array_of_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill between two steps leaves: a datalist whose arrays are all there, or no run record."""
+    store, path = tmp_path / "out", tmp_path / "in" / "1.dcm"
+    write_image(path, 1)
+    gone = write_image(tmp_path / "in" / "2.dcm", 2)
+    ingest(tmp_path / "in", store, configuration=SMALL)
+
+    def kill(done: int, total: int | None) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    write_image(tmp_path / "in" / "3.dcm", 3)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", store, configuration=SMALL, on_progress=kill)
+    assert (store / "run.json").exists()  # one array more changes none
+    write_image(path, 1, WindowCenter="100", WindowWidth="10")
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", store, configuration=SMALL, on_progress=kill)
+    assert not (store / "run.json").exists()
+    gone.unlink()
+
+    def fail(path: Path, content: bytes, mode: int = 0) -> None:
+        if path.name == "datalist.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(preprocessing.store_files, "write_atomically", fail)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "in", store, configuration=SMALL)
+    assert len(items(store)) == 2
+    assert all((store / item["image"]).exists() for item in items(store))
+
+
+def test_a_store_may_be_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    summary = ingest(tmp_path / "in", Path(), configuration=SMALL)
+    assert (tmp_path / "work" / "datalist.json").exists()
+    assert summary.private == tmp_path / "work.private"
+    with pytest.raises(InputError, match="no place"):
+        ingest(tmp_path / "in", Path("/"), configuration=SMALL)
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long"):
+        ingest(tmp_path / ("x" * 300), tmp_path / "out", configuration=SMALL)
+    (tmp_path / "in").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"in: cannot be read \(Permission denied"):
+        ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+
+
+@pytest.mark.parametrize("wrong", ["labels", "splits"])
+def test_what_is_known_to_be_wrong_is_refused_before_the_work(tmp_path: Path, wrong: str) -> None:
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), (picture() >> 4).astype(np.uint8))
+    manifest, labels = tmp_path / "manifest.csv", tmp_path / "labels.csv"
+    second = "test" if wrong == "splits" else "train"
+    manifest.write_text(f"image,study,patient,split\na.png,s1,p,train\nb.png,s2,p,{second}\n", encoding="utf-8")
+    labels.write_text(f"study,{'split' if wrong == 'labels' else 'Edema'}\ns1,1\n", encoding="utf-8")
+    calls: list[int] = []
+    with pytest.raises(InputError, match=r"cannot be named 'split'|1 patients into more than one split"):
+        ingest(
+            None,
+            tmp_path / "out",
+            manifest=manifest,
+            labels=labels,
+            configuration=SMALL,
+            on_progress=lambda done, total: calls.append(done),
+        )
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_accession_number_of_two_studies_is_never_guessed(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "chest.dcm", 1, AccessionNumber="A")
+    write_image(tmp_path / "in" / "ct.dcm", 2, AccessionNumber="A", Modality="CT")  # left out, and yet A may mean it
+    write_image(tmp_path / "in" / "other.dcm", 3, AccessionNumber="1.2.1")  # the first study's id
+    write_image(tmp_path / "in" / "same.dcm", 4, AccessionNumber="B")
+    write_image(tmp_path / "in" / "same_ct.dcm", 5, StudyInstanceUID="1.2.4", AccessionNumber="B", Modality="CT")
+    for name in ("A", "1.2.1", "1.2.2", "B"):
+        write_report(tmp_path / "reports" / f"{name}.txt")
+    summary = ingest(tmp_path / "in", tmp_path / "out", reports=tmp_path / "reports", configuration=SMALL)
+    assert reasons(tmp_path / "out", "report") == {
+        "A.txt": "ambiguous_accession",
+        "1.2.1.txt": "ambiguous_accession",
+        "1.2.2.txt": "no_usable_image",
+    }
+    assert summary.reports.accepted == 1
 
 
 def test_every_frame_is_a_row(tmp_path: Path) -> None:

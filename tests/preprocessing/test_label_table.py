@@ -43,6 +43,8 @@ def test_parquet_gives_the_same_as_csv(tmp_path: Path) -> None:
         ("study,Edema\na,1\na,0\n", "'study', row 3"),
         ("patient,Edema\na,1\n", "first column"),
         ("study\na\n", "at least one label"),
+        ("study,Edema,Mass,Edema\na,1,0,0\n", "columns 2 and 4 have the same name"),
+        ("study,Edema, Edema \na,1,0\n", "columns 2 and 3 have the same name"),
     ],
 )
 def test_wrong_tables_are_named_by_row_and_column(tmp_path: Path, content: str, named: str) -> None:

@@ -1,4 +1,6 @@
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,9 +13,12 @@ from made_dicom import made, saved
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd, Spacingd
 
+from preprocessing.conversion import ConversionSettings, SourceImage, convert
 from preprocessing.errors import UnusableFile
+from preprocessing.geometry import fit_square
+from preprocessing.manifest import ManifestRow
 from preprocessing.rasters import raster_picture
-from preprocessing.readers import RadiographReader, plane_affine, read_raster
+from preprocessing.readers import RadiographReader, plane_affine, read_raster, read_square
 
 MARK = np.zeros((24, 40), np.uint8)
 MARK[0, 0] = 255  # in the upper left corner
@@ -184,6 +189,67 @@ def test_files_that_are_no_array_of_one_picture(tmp_path: Path) -> None:
             RadiographReader().get_data([path])
 
 
+# The square of the store
+
+
+def ingested(folder: Path, path: Path, preset: str) -> np.ndarray:
+    """What ingest stores of the first frame, in [0, 1]."""
+    row = None
+    if path.suffix == ".png":
+        row = ManifestRow(
+            number=2, image=path.name, path=path, study="s", patient="p", view="PA", text="", report="", split=""
+        )
+    settings = ConversionSettings(folder / "store", b"k" * 32, preset, 48)
+    outcome = convert(settings, SourceImage(path, path.name, row))
+    assert not outcome.reason
+    return np.load(folder / "store" / outcome.rows[0]["path"]) / 255
+
+
+SPECIMEN = (np.add.outer(np.arange(90) * 30, np.arange(60) * 20) % 4096).astype(np.uint16)
+
+
+@pytest.mark.parametrize("preset", ["voi", "percentile", "mimic-jpg"])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PixelSpacing": [0.2, 0.1]},
+        {"PixelAspectRatio": [1, 3], "PhotometricInterpretation": "MONOCHROME1"},
+        {"stored": np.stack([SPECIMEN, SPECIMEN[::-1]]), "PixelPaddingValue": 0},
+    ],
+    ids=["spacing", "aspect", "frames"],
+)
+def test_a_square_is_what_ingest_stores(elements: dict[str, object], preset: str, tmp_path: Path) -> None:
+    path = dicom(tmp_path, **({"stored": SPECIMEN, "WindowCenter": 2048, "WindowWidth": 4096} | elements))
+    square = read_square(path, 48, preset)
+    assert (square.shape, square.dtype) == ((48, 48), np.float32)
+    np.testing.assert_allclose(square, ingested(tmp_path, path, preset), atol=1 / 255)
+
+
+def test_a_square_of_a_png_and_of_an_array_of_the_store(tmp_path: Path) -> None:
+    path = png(tmp_path, SPECIMEN * 16)
+    stored = ingested(tmp_path, path, "voi")
+    np.testing.assert_allclose(read_square(path, 48), stored, atol=1 / 255)
+    array = next((tmp_path / "store").rglob("*.npy"))
+    np.testing.assert_allclose(read_square(array, 48), stored, atol=1e-6)
+    assert read_square(array, 32).shape == (32, 32)
+
+
+def test_squares_that_cannot_be(tmp_path: Path) -> None:
+    for name in ("absent.dcm", "absent.png", "absent.npy"):
+        with pytest.raises(UnusableFile):
+            read_square(tmp_path / name, 48)
+    with pytest.raises(ValueError, match="voi, percentile, mimic-jpg"):
+        read_square(dicom(tmp_path), 48, "nice")
+
+
+def test_the_reader_tells_enough_to_make_the_square(tmp_path: Path) -> None:
+    path = dicom(tmp_path, stored=SPECIMEN, PixelAspectRatio=[2, 1])
+    image = loaded(path)
+    square = fit_square(image[0].numpy(), 48, image.meta["pixel_aspect"])[0]
+    np.testing.assert_array_equal(square, read_square(path, 48))
+    assert loaded(png(tmp_path, MARK)).meta["pixel_aspect"] == 1
+
+
 # PNG and JPEG
 
 
@@ -219,7 +285,42 @@ def test_twelve_bit_values_in_a_sixteen_bit_png_are_flagged(tmp_path: Path) -> N
     assert raster_picture(png(tmp_path, np.full((4, 4), 4095, np.uint16))).flags == ("narrow_range",)
 
 
-def test_rasters_that_cannot_be_used(tmp_path: Path) -> None:
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"iCCP", b"Doe Jane\0\0" + zlib.compress(b"no profile" * 30)),
+        png_chunk(b"tEXt", b"Doe Jane"),
+        png_chunk(b"sRGB", b"\x09"),
+        png_chunk(b"tIME", b"Doe"),
+        png_chunk(b"PLTE", b"Doe"),
+        png_chunk(b"tEXt", b"Doe Jane")[:-1] + b"?",
+    ],
+    ids=["profile", "text", "srgb", "time", "palette", "checksum"],
+)
+def test_what_a_png_says_beside_its_pixels_reaches_no_stderr(
+    chunk: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = png(tmp_path, MARK)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+    np.testing.assert_array_equal(read_raster(path) * 255, MARK)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_transparent_colours_of_a_png_are_dropped_and_flagged(tmp_path: Path) -> None:
+    path = png(tmp_path, MARK)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + png_chunk(b"tRNS", b"\0\xff") + whole[33:])
+    picture = raster_picture(path)
+    np.testing.assert_array_equal(picture.pixels * 255, MARK)
+    assert picture.flags == ("alpha",)
+
+
+def test_rasters_that_cannot_be_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     whole = png(tmp_path, MARK).read_bytes()
     jpeg = imagecodecs.jpeg8_encode(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
     bomb = whole[:16] + b"\x00\x01\x00\x00" * 2 + whole[24:]
@@ -229,14 +330,18 @@ def test_rasters_that_cannot_be_used(tmp_path: Path) -> None:
         (b"", "empty_file"),
         (b"GIF89a" + bytes(100), "not_an_image"),
         (whole[: len(whole) // 2], "truncated"),
+        (whole[:-12], "truncated"),
+        (whole[:36], "truncated"),
         (jpeg[: len(jpeg) // 2], "truncated"),
         (bomb, "too_large"),
+        (whole[:8] + png_chunk(b"tEXt", bytes(7) + b"\1\0\0\0\1") + bomb[8:], "decode_failed"),
         (corrupt, "decode_failed"),
     ):
         path.write_bytes(content)
         with pytest.raises(UnusableFile) as caught:
             read_raster(path)
         assert caught.value.reason == reason
+    assert capfd.readouterr() == ("", "")
 
 
 def test_real_pngs_and_jpegs_are_read(shared_data: Path) -> None:

@@ -220,6 +220,42 @@ def test_negative_first_mapped_value_that_was_written_as_unsigned() -> None:
     np.testing.assert_allclose(rendered(stored, VOILUTSequence=[item]).pixels, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_the_sign_of_a_lut_is_that_of_what_pixels_could_store_and_not_of_those_that_occur(dtype: type) -> None:
+    stored, entries = RAMP.astype(dtype), list(range(5120))  # none is negative
+    item = lut_item(0, entries, 13)
+    item.add_new("LUTDescriptor", "US", [5120, 65536 - 1024, 13])
+    picture = rendered(stored, VOILUTSequence=[item])
+    np.testing.assert_allclose(picture.pixels, oracle(stored, lambda x: looked_up(x, -1024, entries, 13)), atol=1e-6)
+    assert (picture.voi, picture.flags) == ("lut", ())
+
+
+def test_the_sign_of_a_lut_follows_the_rescale_intercept() -> None:
+    stored, entries = RAMP + np.uint16(1024), list(range(5120))  # all at least 0 after rescaling
+    item = lut_item(0, entries, 13)
+    item.add_new("LUTDescriptor", "US", [5120, 65536 - 1024, 13])
+    picture = rendered(stored, VOILUTSequence=[item], RescaleIntercept="-1024", RescaleSlope="1")
+    expected = oracle(stored, lambda x: looked_up(x, -1024, entries, 13), intercept=-1024)
+    np.testing.assert_allclose(picture.pixels, expected, atol=1e-6)
+
+
+def test_unsigned_pixels_keep_a_first_mapped_value_above_32767() -> None:
+    stored, entries = RAMP + np.uint16(50_000), list(range(4096))
+    picture = rendered(stored, VOILUTSequence=[lut_item(50_000, entries, 12)])
+    expected = oracle(stored, lambda x: looked_up(x, 50_000, entries, 12))
+    np.testing.assert_allclose(picture.pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_the_sign_of_a_modality_lut_is_that_of_pixel_representation(dtype: type) -> None:
+    stored, entries = RAMP.astype(dtype), list(range(5120))
+    item = lut_item(0, entries, 13)
+    item.add_new("LUTDescriptor", "US", [5120, 65536 - 1024, 13])
+    elements = {"ModalityLUTSequence": [item], "WindowCenter": 2560, "WindowWidth": 5120}
+    expected = oracle(stored, lambda x: windowed(float(entries[int(x) + 1024]), 2560, 5120, "LINEAR"))
+    np.testing.assert_allclose(rendered(stored, **elements).pixels, expected, atol=1e-6)
+
+
 def test_eight_bit_entries_may_be_packed_two_to_a_word() -> None:
     entries, stored = list(range(255, -1, -1)), np.arange(256, dtype=np.uint8).reshape(16, 16)
     packed = lut_item(0, entries, 8, LUTData=bytes(entries))

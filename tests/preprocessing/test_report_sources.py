@@ -1,5 +1,6 @@
 """Reports come from folders and tables in any encoding; what is no report is rejected with a reason."""
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +20,46 @@ def test_a_folder_gives_one_record_a_file_in_the_order_of_names(tmp_path: Path) 
         ReportRecord("ACC7", "Edema.", "ACC7.TXT"),
         ReportRecord("1.2.3", "Clear.", "b/1.2.3.txt"),
         ReportRecord("c", "Normal.", "c.txt"),
+        RejectedReport("notes.md", "not_a_text_file", "its name does not end with .txt"),
     ]
+
+
+def test_what_lies_in_the_folder_is_read_within_bounds_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good.txt").write_text("Clear.", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate(10**13)  # sparse, and more than any memory
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "dangling.txt").symlink_to("nowhere")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "linked").symlink_to("closed")
+    (tmp_path / "image.dcm").touch()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(read_reports(tmp_path, images=[tmp_path / "image.dcm"]))
+    assert {r.origin: r.reason if isinstance(r, RejectedReport) else r.text for r in found} == {
+        "good.txt": "Clear.",
+        "pipe.txt": "not_a_file",
+        "huge.txt": "too_long",
+        "loop.txt": "unreadable",
+        "dangling.txt": "missing_file",
+        "closed": "unreadable",
+        "linked": "not_a_text_file",
+    }
+
+
+def test_a_name_that_is_not_utf_8_becomes_text(tmp_path: Path) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/f\xfcr.txt")).write_text("Clear.", encoding="utf-8")
+    (record,) = read_reports(tmp_path)
+    assert record.origin == r"f\xfcr.txt"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +132,7 @@ def test_a_wrong_source_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_key.csv").write_text("name,text\na,b\n", encoding="utf-8")
     (tmp_path / "report.docx").write_bytes(b"x")
-    for name in ("missing", "empty", "no_key.csv", "report.docx"):
+    for name in ("missing", "empty", "no_key.csv", "report.docx", "x" * 300):
         with pytest.raises(InputError, match=name):
             read_reports(tmp_path / name)
 

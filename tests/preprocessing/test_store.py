@@ -1,5 +1,6 @@
 """A store belongs to one configuration, one key and one process at a time; a wrong request leaves nothing behind."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,8 @@ import polars as pl
 import pytest
 
 from preprocessing.errors import InputError
-from preprocessing.store import open_store, parquet_bytes, remove_unlisted_images, write_bytes, write_json
+from preprocessing.files import StoreNotWritable, write_atomically
+from preprocessing.store import open_store, parquet_bytes, remove_unlisted_images, write_identities, write_json
 
 CONFIGURATION = {"preset": "voi", "size": 64, "split_fractions": (0.7, 0.1, 0.2)}
 
@@ -102,7 +104,8 @@ def test_a_wrong_request_leaves_an_old_store_as_it_was(tmp_path: Path) -> None:
     with open_store(out, tmp_path / "private", CONFIGURATION):
         (out / "images" / "ab").mkdir(parents=True)
         (out / "images" / "ab" / "old.npy").write_bytes(b"old")
-        write_bytes(out / "images.parquet", parquet_bytes(pl.DataFrame({"path": ["images/ab/old.npy"]})))
+        write_atomically(out / "images.parquet", parquet_bytes(pl.DataFrame({"path": ["images/ab/old.npy"]})))
+        write_json(out / "run.json", {})
 
     def request() -> None:
         with open_store(out, tmp_path / "private", CONFIGURATION):
@@ -115,8 +118,8 @@ def test_a_wrong_request_leaves_an_old_store_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "private" / "key").exists()
 
 
-def test_unlisted_arrays_and_leftovers_of_killed_runs_go(tmp_path: Path) -> None:
-    for name in ("aa/1.npy", "aa/.2.npy.77.tmp", "bb/3.npy"):
+def test_unlisted_arrays_go(tmp_path: Path) -> None:
+    for name in ("aa/1.npy", "aa/2.npy", "bb/3.npy"):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -125,6 +128,93 @@ def test_unlisted_arrays_and_leftovers_of_killed_runs_go(tmp_path: Path) -> None
         "images/aa",
         "images/aa/1.npy",
     ]
+
+
+def test_leftovers_of_killed_runs_go_when_the_store_opens(tmp_path: Path) -> None:
+    out, private = tmp_path / "out", tmp_path / "private"
+    with open_store(out, private, CONFIGURATION):
+        (out / "images" / "ab").mkdir(parents=True)
+    leftovers = [out / ".images.parquet.7.tmp", out / "images" / "ab" / ".x.npy.7.tmp", private / ".key.7.tmp"]
+    for leftover in leftovers:
+        leftover.touch()
+    with open_store(out, private, CONFIGURATION):
+        assert not any(leftover.exists() for leftover in leftovers)
+    assert (private / "key").exists()
+
+
+def test_another_source_is_refused_and_not_told(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("one")
+    for source in ("one", "link"):
+        with open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, [tmp_path / source, None]) as opened:
+            assert str(tmp_path) not in (opened.path / "store.json").read_text(encoding="utf-8")
+    for sources in ([tmp_path / "two", None], [None, tmp_path / "one"], [tmp_path / "one", tmp_path / "two"]):
+        with (
+            pytest.raises(InputError, match="made from another source; ingest both from one parent folder"),
+            open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, sources),
+        ):
+            pass
+
+
+def test_a_side_table_belongs_to_one_store(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    with open_store(tmp_path / "one", private, CONFIGURATION) as opened:
+        write_identities(opened, [("ab", "patient", "P1")])
+    before = (private / "identity.parquet").read_bytes()
+    with pytest.raises(InputError, match="another store"), open_store(tmp_path / "two", private, CONFIGURATION):
+        pass
+    assert not (tmp_path / "two").exists()
+    (tmp_path / "one").rename(tmp_path / "moved")
+    with open_store(tmp_path / "moved", private, CONFIGURATION):
+        pass
+    assert (private / "identity.parquet").read_bytes() == before
+
+
+def test_a_private_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    private.chmod(0o750)
+    with pytest.raises(InputError, match="chmod 700"), open_store(tmp_path / "out", private, CONFIGURATION):
+        pass
+    assert not (tmp_path / "out").exists()
+    private.chmod(0o700)
+    with open_store(tmp_path / "out", private, CONFIGURATION):
+        pass
+    private.chmod(0o701)
+    with pytest.raises(InputError, match="chmod 700"), open_store(tmp_path / "out", private, CONFIGURATION):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("store", "private"), [("file/out", "p"), ("x" * 300, "p"), ("out", "file/p"), ("/proc/o", "p")]
+)
+def test_places_that_cannot_be_made_are_named(tmp_path: Path, store: str, private: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"cannot be written|not a key file"),
+        open_store(tmp_path / store, tmp_path / private, CONFIGURATION),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_links_that_form_a_loop_are_an_error_of_the_request(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="loop"), open_store(tmp_path / "out", tmp_path / "loop" / "p", CONFIGURATION):
+        pass
+    with pytest.raises(InputError, match="loop"), open_store(tmp_path / "loop", tmp_path / "p", CONFIGURATION):
+        pass
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    def request() -> None:
+        with open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION):
+            raise StoreNotWritable(errno.ENOSPC)
+
+    with pytest.raises(InputError, match=r"out: cannot be written \(No space left on device\)"):
+        request()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_is_strict_and_files_appear_whole(tmp_path: Path) -> None:
