@@ -196,6 +196,8 @@ def _config(name: str) -> Path:
 
 
 def _paths(store: Path, run: Path) -> dict[str, Any]:
+    if (store / "store.json").is_file() and not (store / "run.json").is_file():
+        raise ConfigurationError(f"the store {store} is not complete; run `cxr-local-mi ingest` again")
     return {
         "bundle_root": str(bundle_folder()),
         "dataset_dir": str(store),

@@ -81,6 +81,24 @@ def test_pretraining_on_a_folder_that_is_no_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_that_was_not_finished(demo: DemoResult, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    for name in ("store.json", "datalist.json"):  # run.json is written last
+        (tmp_path / "store" / name).write_bytes((demo.folder / "store" / name).read_bytes())
+    assert_refused(run("pretrain", tmp_path / "store", tmp_path / "run"), tmp_path / "store", "not complete")
+
+
+@pytest.mark.parametrize("key", ["ckpt_dir", "metrics_file"])
+def test_a_key_that_follows_from_the_folders(key: str, demo: DemoResult, tmp_path: Path) -> None:
+    done = run("evaluate", demo.folder / "store", demo.folder / "classifier_local", "--set", f"{key}=/elsewhere")
+    assert_refused(done, key)
+
+
+def test_a_run_folder_that_cannot_be_written(demo: DemoResult, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file, not a folder")
+    assert_refused(run("pretrain", demo.folder / "store", tmp_path / "run"), tmp_path / "run")
+
+
 def test_a_configuration_key_that_does_not_exist(demo: DemoResult, tmp_path: Path) -> None:
     done = run("pretrain", demo.folder / "store", tmp_path / "run", "--set", "max_epoch=3")
     assert_refused(done, "max_epoch", "did you mean 'max_epochs'?")
