@@ -5,10 +5,12 @@ the paths are given for the user and errors come out as one sentence.
 """
 
 import json
+import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,7 @@ def run_workflow(configs: Sequence[Path], given: Mapping[str, Any], overrides: M
     files = [str(path) for path in configs]
     refuse_unknown_keys(ConfigParser.load_config_files(files), list(overrides))
     folder = bundle_folder() / "configs"
-    with one_sentence():
+    with one_sentence(), _logs_on_stderr():
         workflow = ConfigWorkflow(
             config_file=files,
             meta_file=str(folder / "metadata.json"),
@@ -183,6 +185,17 @@ def one_sentence() -> Iterator[None]:
             if isinstance(cause, FloatingPointError | torch.OutOfMemoryError):
                 raise ConfigurationError(str(cause)) from None
         raise
+
+
+@contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """MONAI's loggers write to stdout, which is for results."""
+    for logger in logging.Logger.manager.loggerDict.values():
+        for handler in getattr(logger, "handlers", []):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.stderr)
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

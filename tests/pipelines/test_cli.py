@@ -112,6 +112,15 @@ def test_a_missing_weights_file(demo: DemoResult, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "models").exists()
 
 
+def test_results_go_to_stdout_and_logs_to_stderr(demo: DemoResult) -> None:
+    done = run("evaluate", demo.folder / "store", demo.folder / "classifier_local")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert all(len(row) == 2 for row in rows), done.stdout
+    assert "mean_auroc" in dict(rows)
+    assert "Metrics" in done.stderr
+
+
 def test_evaluation_of_a_folder_without_a_run(demo: DemoResult, tmp_path: Path) -> None:
     assert_refused(run("evaluate", demo.folder / "store", tmp_path), tmp_path, "cxr-local-mi train")
 

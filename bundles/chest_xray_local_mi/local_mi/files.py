@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import errno
 import json
 import os
 import tempfile
@@ -7,9 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place."""
+    """Let `write` fill a temporary file beside `path`, then put it in place.
+
+    Raises:
+        OSError: it cannot be written; PyTorch and safetensors have errors of their own for a full disk.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -18,6 +25,8 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
         write(temporary)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(errno.EIO, "could not be written; is the disk full?", str(target)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
