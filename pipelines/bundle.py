@@ -20,6 +20,7 @@ from local_mi.checkpoints import load_checkpoint, read_record
 from local_mi.datalist import read_datalist
 from local_mi.errors import ConfigurationError
 from local_mi.start import refuse_unknown_keys
+from local_mi.weights import read_encoder
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 PRETRAINED = "pretrained.pt"
@@ -78,6 +79,8 @@ def train(store: Path, run: Path, pretrained: Path | None, overrides: Mapping[st
 
     Without `label_names` among the overrides, the labels are all that the store has.
     """
+    if pretrained is not None:
+        read_encoder(str(pretrained))  # before anything is written
     given = _paths(store, run) | {"pretrained": str(pretrained) if pretrained else None}
     if "label_names" not in overrides:
         given["label_names"] = _label_names(store)
