@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from local_mi.encoders import encoder_state
 from local_mi.errors import ConfigurationError
-from local_mi.files import write_atomically, write_json
-from local_mi.weights import read_encoder
+from local_mi.files import write_json
+from local_mi.weights import read_encoder, save_encoder
 from monai.bundle import ConfigParser
-from safetensors.torch import save_file
 from torch import nn
 
 from pipelines.bundle import ENCODER, pretrained_network, run_configuration
@@ -120,8 +118,7 @@ def export_encoder(run: Path, folder: Path) -> ExportedEncoder:
 
 def _write_export(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
     weights = folder / "encoder.safetensors"
-    state = {key: value.detach().cpu().contiguous() for key, value in encoder_state(network).items()}
-    write_atomically(weights, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    save_encoder(network, str(weights), description)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     write_json(folder / "encoder.json", description | {"weights_sha256": digest})
     (folder / "load_encoder.py").write_text(LOAD_ENCODER, encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from local_mi import weights
 from local_mi.errors import ConfigurationError
 
 from pipelines import export
@@ -43,7 +44,7 @@ def test_an_export_that_gives_other_features_fails_and_writes_nothing(
     def spoiled(network: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {key: value + 0.01 if key == "conv1.weight" else value for key, value in network.state_dict().items()}
 
-    monkeypatch.setattr(export, "encoder_state", spoiled)
+    monkeypatch.setattr(weights, "encoder_state", spoiled)
     with pytest.raises(ConfigurationError, match="features that differ"):
         export.export_encoder(demo.folder / "pretrain", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

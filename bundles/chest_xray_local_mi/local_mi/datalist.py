@@ -64,7 +64,7 @@ def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[I
     Raises:
         ConfigurationError: fewer than two studies remain, or an image file is missing.
     """
-    items = _read_split(datalist, split, views)
+    items = _items_of_split(read_datalist(datalist), datalist, split, views)
     pairs = [item for item in items if item.get("sentences")]
     if len(pairs) < len(items):
         logger.info(
@@ -101,7 +101,9 @@ def read_labelled(
     Raises:
         ConfigurationError: a label is not in the datalist, is nowhere known in the training split, or no item remains.
     """
-    labelled = _with_labels(_read_split(datalist, split, views), datalist, label_names)
+    content = read_datalist(datalist)
+    items = _items_of_split(content, datalist, split, views)
+    labelled = _with_labels(items, list(content.get("label_names", [])), datalist, label_names)
     if not labelled:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
     if unknown := _never_known(labelled, label_names):
@@ -127,11 +129,10 @@ def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[
     Raises:
         ConfigurationError: the split is empty or an image file is missing.
     """
-    return [_for_classifier(item) for item in _read_split(datalist, split, views)]
+    return [_for_classifier(item) for item in _items_of_split(read_datalist(datalist), datalist, split, views)]
 
 
-def _read_split(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
-    content = read_datalist(datalist)
+def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
     items = content.get(split)
     if not items:
         raise ConfigurationError(f"split '{split}' of {datalist} is empty or missing; ingest more patients")
@@ -196,9 +197,8 @@ def _for_classifier(item: Item) -> Item:
     return {"image": item["image"], "file": item["image"], "study": item["study"], "patient": item["patient"]}
 
 
-def _with_labels(items: list[Item], datalist: str, label_names: Sequence[str]) -> list[Item]:
-    """Items with a known label among `label_names`, their labels in that order."""
-    known = list(read_datalist(datalist).get("label_names", []))
+def _with_labels(items: list[Item], known: list[str], datalist: str, label_names: Sequence[str]) -> list[Item]:
+    """Items with a known label among `label_names`, their labels in that order and not in the datalist's, `known`."""
     missing = [name for name in label_names if name not in known]
     if missing:
         raise ConfigurationError(

@@ -102,16 +102,18 @@ class HeldOutPairs(Metric):
         self._sentences: list[Tensor] = []
         self._sentence_image: list[Tensor] = []
         self._study: list[Tensor] = []
+        self._studies_seen: set[int] = set()
 
     def update(self, output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
         """Take a batch: projected regions (B, R, D), sentences (N, D), `sentence_image` (N,) and `study` (B,)."""
-        if len(torch.cat(self._study).unique() if self._study else []) >= self.max_studies:
+        if len(self._studies_seen) >= self.max_studies:
             return
         regions, sentences, sentence_image, study = output
         self._sentence_image.append(sentence_image + sum(len(seen) for seen in self._study))
         self._regions.append(regions.detach())
         self._sentences.append(sentences.detach())
         self._study.append(study)
+        self._studies_seen.update(study.tolist())
 
     def compute(self) -> dict[str, float]:
         """All figures, with `mi` for the bound.

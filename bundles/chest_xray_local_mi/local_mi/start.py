@@ -5,6 +5,8 @@ also under plain `python -m monai.bundle run`.
 """
 
 import difflib
+import functools
+import inspect
 import json
 import logging
 import platform
@@ -20,6 +22,7 @@ import fire
 import ignite.distributed as idist
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser
+from monai.bundle import run as monai_run
 
 from local_mi.checkpoints import read_record
 from local_mi.datalist import datalist_hash
@@ -107,23 +110,16 @@ def refuse_unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> N
 def parse_command_line(arguments: Sequence[str]) -> dict[str, Any]:
     """What `monai.bundle run` receives from its command line: Fire itself reads it, so every form is understood."""
     received: dict[str, Any] = {}
+    signature = inspect.signature(monai_run)
 
-    def run(
-        run_id: Any = None,
-        init_id: Any = None,
-        final_id: Any = None,
-        meta_file: Any = None,
-        config_file: Any = None,
-        logging_file: Any = None,
-        tracking: Any = None,
-        args_file: Any = None,
-        **override: Any,
-    ) -> None:
-        given = {"config_file": config_file, "args_file": args_file}
-        received.update({key: value for key, value in given.items() if value is not None} | override)
+    @functools.wraps(monai_run)  # Fire reads arguments by the signature
+    def receive(*values: Any, **named: Any) -> None:
+        given = signature.bind_partial(*values, **named).arguments
+        files = {key: given[key] for key in ("config_file", "args_file") if given.get(key) is not None}
+        received.update(files | given.get("override", {}))
 
     own_flags = list(arguments).index("--") if "--" in arguments else len(arguments)  # what follows is for Fire alone
-    fire.Fire(run, command=list(arguments[:own_flags]))
+    fire.Fire(receive, command=list(arguments[:own_flags]))
     return received
 
 
