@@ -4,6 +4,7 @@ Called by `pixel_data` for each frame of encapsulated pixel data. The codestream
 runs, so that a stream of 65535 x 65535 pixels behind a small DICOM header is refused before memory is taken.
 """
 
+import io
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 
 Family = Literal["jpeg", "jpeg-ls", "jpeg2000", "htj2k", "rle"]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -90,28 +92,72 @@ def is_complete(data: bytes) -> bool:
     return data.rfind(END_OF_IMAGE) > 0
 
 
-def decode_frame(data: bytes, family: Family, rows: int, columns: int) -> tuple[Array | None, list[str]]:
+def decode_frame(data: bytes, family: Family, rows: int, columns: int) -> tuple[Array | None, str, list[str]]:
     """Decode one codestream with the first decoder that gives an array of the right size.
 
     Returns:
-        The array (rows, columns) or (rows, columns, samples), None if no decoder could; and for each decoder that
-        failed, its name and the kind of error.
+        The array (rows, columns) or (rows, columns, samples), None if no decoder could; the name of the decoder; and
+        for each one that failed, its name and the kind of error.
     """
-    failures = []
+    failures: list[str] = []
     for decoder in DECODERS[family]:
-        try:
-            with _swallowed_errors() as swallowed:
-                decoded = np.asarray(decoder(data))
-        except Exception as error:  # codec libraries raise classes of their own
-            failures.append(f"{decoder.__name__} {type(error).__name__}")
-            continue
-        if swallowed:
-            failures.append(f"{decoder.__name__} {swallowed[0]}")
-        elif decoded.shape[:2] == (rows, columns) and decoded.dtype.kind in "ui":
-            return decoded, failures
-        else:
-            failures.append(f"{decoder.__name__} other size")
-    return None, failures
+        decoded, failure = _attempt(decoder, data, rows, columns)
+        if decoded is not None:
+            return decoded, f"imagecodecs {decoder.__name__}", failures
+        failures.append(f"{decoder.__name__} {failure}")
+    return None, "", failures
+
+
+def decode_reduced(data: bytes, header: Codestream, family: Family, halvings: int) -> tuple[Array | None, str]:
+    """Decode a grey JPEG 2000 or HTJ2K codestream at a lower resolution, which leaves its finest wavelets out.
+
+    Value [i, j] of the result stands for place [i, j] * 2 ** halvings of the picture, and not for the middle of that
+    many pixels.
+
+    Args:
+        data: the codestream.
+        header: what `codestream_header` says of it.
+        family: "jpeg2000" or "htj2k".
+        halvings: number of wavelet levels to leave out.
+
+    Returns:
+        The array, each side divided by 2 ** halvings and rounded up, and the name of the decoder; None where it
+        cannot be read so, for instance as it has fewer levels.
+    """
+    step = 1 << halvings
+    rows, columns = -(-header.rows // step), -(-header.columns // step)
+    if family == "htj2k":
+        decoded, _ = _attempt(lambda data: imagecodecs.htj2k_decode(data, skipres=halvings), data, rows, columns)
+        return decoded, "imagecodecs htj2k_decode"
+    decoded, _ = _attempt(lambda data: _pillow_jpeg2000(data, header, halvings), data, rows, columns)
+    return decoded, "pillow jpeg2000"
+
+
+def _attempt(decoder: Callable[[bytes], Array], data: bytes, rows: int, columns: int) -> tuple[Array | None, str]:
+    """Return what a decoder makes of a codestream, or None and the kind of error."""
+    try:
+        with _swallowed_errors() as swallowed:
+            decoded = np.asarray(decoder(data))
+    except Exception as error:  # codec libraries raise classes of their own
+        return None, type(error).__name__
+    if swallowed:
+        return None, swallowed[0]
+    if decoded.shape[:2] == (rows, columns) and decoded.dtype.kind in "ui":
+        return decoded, ""
+    return None, "other size"
+
+
+def _pillow_jpeg2000(data: bytes, header: Codestream, halvings: int) -> Array:
+    """Pillow moves values up to the top of 8 or 16 bits, and signed ones above zero: undone here."""
+    if header.precision > 16:
+        raise ValueError("more bits than Pillow reads")
+    with Image.open(io.BytesIO(data), formats=["JPEG2000"]) as picture:
+        setattr(picture, "reduce", halvings)  # noqa: B010 -- an attribute of this format, behind a method's name
+        decoded = np.asarray(picture)
+    values: Array = decoded >> (decoded.dtype.itemsize * 8 - header.precision)
+    if header.signed:
+        values = (values.astype(np.int32) - (1 << (header.precision - 1))).astype(f"i{decoded.dtype.itemsize}")
+    return values
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from preprocessing.header_facts import FLAGS, ImageFacts, image_facts
 from preprocessing.header_values import caught_warnings, raw_element, text
 from preprocessing.pixel_data import stored_values
 
-__all__ = ["FLAGS", "REASONS", "ImageFacts", "file_bytes", "image_facts", "read_dicom", "stored_values"]
+__all__ = ["FLAGS", "REASONS", "ImageFacts", "file_bytes", "image_facts", "parse_dicom", "read_dicom", "stored_values"]
 
 REASONS: dict[str, str] = {
     "missing_file": "there is no such file, or it vanished while the job ran",
@@ -47,6 +47,10 @@ REASONS: dict[str, str] = {
     "size_mismatch": "the codestream's rows, columns or samples are not the header's",
     "decode_failed": "no decoder could read the pixels",
     "not_an_image": "the file is no PNG, JPEG or array of one picture",
+    "corrupt_archive": "a ZIP archive, or one file in it, that is damaged or compressed in a way that is not read here",
+    "encrypted": "a password protects the ZIP archive or this file in it",
+    "nested_archive": "a ZIP archive within a ZIP archive",
+    "unsafe_path": "a name in a ZIP archive or DICOMDIR that leads out of it: absolute, with a drive or with `..`",
 }
 """The closed set of `UnusableFile.reason` codes raised for images, and what each one means."""
 
@@ -57,13 +61,17 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def read_dicom(path: Path) -> Dataset:
-    """Parse a DICOM file, with or without preamble and file meta information.
+    """Parse a DICOM file; see `file_bytes` and `parse_dicom`."""
+    return parse_dicom(file_bytes(path))
+
+
+def parse_dicom(data: bytes) -> Dataset:
+    """Parse the content of a DICOM file, with or without preamble and file meta information.
 
     Raises:
-        UnusableFile: the file is absent, unreadable, not DICOM, damaged or too large. Whether it has pixels, and of
-            what kind, is for `stored_values` to find.
+        UnusableFile: it is not DICOM, damaged or inflates to too much. Whether it has pixels, and of what kind,
+            is for `stored_values` to find.
     """
-    data = file_bytes(path)
     has_prefix = data[128:132] == b"DICM"
     if not has_prefix:
         data = data.removeprefix(b"DICM")

@@ -3,12 +3,14 @@
 Part of `preprocessing.dicom`, after a file was parsed and before its pixels are decoded.
 """
 
-import re
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydicom import Dataset
 
 from preprocessing.codestreams import Codestream
+from preprocessing.functional_groups import frame_header
 from preprocessing.header_values import caught_warnings, integer, items, numbers, raw_element, text
 from preprocessing.pixel_data import declared_bits, first_codestream, frame_count, has_undefined_length, transfer_syntax
 from preprocessing.views import view_position
@@ -27,10 +29,13 @@ FLAGS: dict[str, str] = {
     "colour": "colour pixels, converted to grey",
     "non_square_pixels": "pixels are not square",
     "shutter": "a rectangular shutter or collimator is declared",
+    "shutter_not_rectangular": "a circular or polygonal shutter or collimator is declared, and was not looked at",
+    "overlay_bits": "an overlay is said to lie in bits of the pixels that hold no grey; they were masked",
     "polarity_contradiction": "PresentationLUTShape contradicts PhotometricInterpretation, which was followed",
     "photometric_missing": "PhotometricInterpretation is absent; MONOCHROME2 was taken",
     "study_date": "StudyDate is not a date",
     "pixel_data_padded": "native pixel data are longer than declared by more than a padding byte",
+    "odd_length": "the pixel data have an odd number of bytes",
 }
 """Flags that `image_facts` may set, and what each one means."""
 
@@ -53,6 +58,9 @@ class ImageFacts:
         presentation_intent: "FOR PRESENTATION", "FOR PROCESSING" or None.
         flags: codes of `FLAGS`, sorted.
         pixel_aspect: height of a pixel over its width, from the spacing or PixelAspectRatio (PS3.3 C.7.6.3.1.7).
+        laterality: "L", "R", "U" (unpaired) or "B" (both) of the body part, by ImageLaterality, FrameLaterality or
+            Laterality.
+        study_date: yyyymmdd.
     """
 
     sop_instance_uid: str
@@ -76,20 +84,26 @@ class ImageFacts:
     burned_in_annotation: str
     flags: tuple[str, ...]
     pixel_aspect: float
+    laterality: str
+    study_date: str
 
 
 def image_facts(dataset: Dataset) -> ImageFacts:
-    """Read the facts of one image from its header; never raises, whatever the header holds."""
+    """Read the facts of one image from its header; never raises, whatever the header holds.
+
+    Of an enhanced multi-frame object these are the facts of its first frame.
+    """
     with caught_warnings() as caught:
+        dataset = frame_header(dataset, 0)
         spacing = _pixel_spacing(dataset)
         aspect = _pixel_aspect(dataset, spacing)
         codestream = first_codestream(dataset)
         view, view_source = view_position(dataset)
-        date = text(dataset, "StudyDate").replace(".", "")  # yyyy.mm.dd of ACR-NEMA (PS3.5 6.2)
+        declared_date = text(dataset, "StudyDate")
         facts = {
             "sop_instance_uid": text(dataset, "SOPInstanceUID"),
             "study_instance_uid": text(dataset, "StudyInstanceUID"),
-            "sop_class_uid": _sop_class(dataset),
+            "sop_class_uid": sop_class(dataset),
             "patient_id": text(dataset, "PatientID"),
             "accession_number": text(dataset, "AccessionNumber"),
             "modality": text(dataset, "Modality").upper(),
@@ -99,6 +113,8 @@ def image_facts(dataset: Dataset) -> ImageFacts:
             "presentation_intent": text(dataset, "PresentationIntentType").upper() or None,
             "pixel_intensity_relationship": text(dataset, "PixelIntensityRelationship").upper(),
             "burned_in_annotation": text(dataset, "BurnedInAnnotation").upper(),
+            "laterality": _laterality(dataset),
+            "study_date": _date(declared_date),
         }
         text(dataset, "PatientName")  # read for its character set alone
         flags = _flags(dataset, codestream, aspect)
@@ -110,7 +126,7 @@ def image_facts(dataset: Dataset) -> ImageFacts:
         }
     if any("encoding" in str(warning.message) for warning in caught):
         flags.add("character_set")
-    if date and not re.fullmatch(r"\d{8}", date):
+    if declared_date and not facts["study_date"]:
         flags.add("study_date")
     return ImageFacts(
         **facts,  # type: ignore[arg-type]
@@ -123,7 +139,8 @@ def image_facts(dataset: Dataset) -> ImageFacts:
     )
 
 
-def _sop_class(dataset: Dataset) -> str:
+def sop_class(dataset: Dataset) -> str:
+    """Return the SOP class UID of the data set, else of the file meta information, else ""."""
     meta = getattr(dataset, "file_meta", None) or Dataset()
     return text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
 
@@ -132,6 +149,21 @@ def _body_part(dataset: Dataset) -> str:
     """BodyPartExamined, else the meaning of the first AnatomicRegionSequence item, in capitals."""
     regions = items(dataset, "AnatomicRegionSequence")
     return (text(dataset, "BodyPartExamined") or (text(regions[0], "CodeMeaning") if regions else "")).upper()
+
+
+def _laterality(dataset: Dataset) -> str:
+    values = [text(dataset, keyword).upper() for keyword in ("ImageLaterality", "FrameLaterality", "Laterality")]
+    return next((value for value in values if value in ("L", "R", "U", "B")), "")
+
+
+def _date(declared: str) -> str:
+    """Return yyyymmdd, also for the yyyy.mm.dd of ACR-NEMA (PS3.5 6.2); "" for what is no day of the calendar."""
+    digits = declared.replace(".", "")
+    if len(digits) == 8 and digits.isascii() and digits.isdigit():
+        with suppress(ValueError):
+            datetime.strptime(digits, "%Y%m%d")
+            return digits
+    return ""
 
 
 def _pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
@@ -158,6 +190,7 @@ def _flags(dataset: Dataset, codestream: Codestream | None, aspect: float) -> se
     frames = frame_count(dataset)
     possible_bits = high_bit is not None and 1 <= stored <= high_bit + 1 <= allocated
     signed = integer(dataset, "PixelRepresentation") == 1
+    shutters = text(dataset, "ShutterShape") + text(dataset, "CollimatorShape")
     found = {
         "no_preamble": getattr(dataset, "preamble", None) is None,
         "no_file_meta": not meta,
@@ -170,10 +203,13 @@ def _flags(dataset: Dataset, codestream: Codestream | None, aspect: float) -> se
         "multi_frame": frames is not None and frames > 1,
         "colour": (integer(dataset, "SamplesPerPixel") or 1) > 1 or photometric == "PALETTE COLOR",
         "non_square_pixels": abs(aspect - 1) > 1e-3,
-        "shutter": "RECTANGULAR" in text(dataset, "ShutterShape") + text(dataset, "CollimatorShape"),
+        "shutter": "RECTANGULAR" in shutters,
+        "shutter_not_rectangular": "CIRCULAR" in shutters or "POLYGONAL" in shutters,
+        "overlay_bits": _has_overlay_bits(dataset),
         "polarity_contradiction": (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")),
         "photometric_missing": not photometric,
         "pixel_data_padded": _is_padded(dataset, allocated, frames or 1),
+        "odd_length": _is_odd(dataset),
     }
     return {flag for flag, holds in found.items() if holds}
 
@@ -185,3 +221,14 @@ def _is_padded(dataset: Dataset, allocated: int, frames: int) -> bool:
     pixels = frames * (integer(dataset, "Rows") or 0) * (integer(dataset, "Columns") or 0)
     declared = pixels * (integer(dataset, "SamplesPerPixel") or 1) * allocated // 8
     return 0 < declared < len(element.value) - 1
+
+
+def _is_odd(dataset: Dataset) -> bool:
+    value = getattr(raw_element(dataset, "PixelData"), "value", None)
+    return isinstance(value, bytes) and len(value) % 2 == 1
+
+
+def _has_overlay_bits(dataset: Dataset) -> bool:
+    """Tell whether an overlay (groups 6000 to 601E) has a bit of the pixels and no data of its own (PS3.5 8.1.2)."""
+    groups = {tag >> 16 for tag in list(dataset.keys()) if 0x6000 <= tag >> 16 <= 0x601E}
+    return any((group, 0x0102) in dataset and (group, 0x3000) not in dataset for group in groups)

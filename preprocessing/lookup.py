@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from preprocessing.errors import InputError
+from preprocessing.functional_groups import shallow_copy
 from preprocessing.header_values import items, numbers, signed_word, text
 
 Values = NDArray[np.float64]
@@ -116,6 +118,54 @@ def voi_window(dataset: Dataset) -> tuple[Window | None, set[str]]:
     if len(windows) > 1:
         flags.add("voi_first_of_several")
     return (valid[0] if valid else None), flags
+
+
+def chosen_voi(dataset: Dataset, choice: int | str) -> tuple[Dataset, int]:
+    """Return the header with one of its VOI LUTs and windows as the only one, and the index of that one.
+
+    They are alternatives (PS3.3 C.11.2.1), for instance one for lung and one for bone.
+
+    Args:
+        dataset: header; it stays as it is.
+        choice: index from 0 among all VOI LUTs and then all windows; or an explanation (LUTExplanation,
+            WindowCenterWidthExplanation), letter case aside.
+
+    Raises:
+        InputError: there is no such VOI.
+    """
+    choices = _voi_choices(dataset)
+    index = choice if isinstance(choice, int) else _place_of(choice, [explanation for explanation, _ in choices])
+    if not 0 <= index < len(choices):
+        raise InputError(f"voi {choice!r}: the image has {len(choices)} VOI LUTs and windows, and none is that one")
+    header = shallow_copy(dataset)
+    for keyword in ("VOILUTSequence", "WindowCenter", "WindowWidth"):
+        if keyword in header:
+            del header[keyword]
+    header.update(choices[index][1])
+    return header, index
+
+
+def _voi_choices(dataset: Dataset) -> list[tuple[str, Dataset]]:
+    """Explanation of every VOI LUT and window, and the elements that would stand for it alone."""
+    choices = []
+    for item in items(dataset, "VOILUTSequence"):
+        alone = Dataset()
+        alone.VOILUTSequence = [item]
+        choices.append((text(item, "LUTExplanation"), alone))
+    explanations = [part.strip() for part in text(dataset, "WindowCenterWidthExplanation").split("\\")]
+    windows = zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False)
+    for number, (centre, width) in enumerate(windows):
+        alone = Dataset()
+        alone.add_new("WindowCenter", "FD", centre)  # a DS would refuse what is no number
+        alone.add_new("WindowWidth", "FD", width)
+        choices.append(("".join(explanations[number : number + 1]), alone))
+    return choices
+
+
+def _place_of(wanted: str, explanations: list[str]) -> int:
+    """Index of an explanation, letter case aside; -1 if there is none."""
+    folded = [explanation.casefold() for explanation in explanations]
+    return folded.index(wanted.casefold()) if wanted and wanted.casefold() in folded else -1
 
 
 def lookup_table(item: Dataset, *, negative_input: bool) -> tuple[LookupTable | None, set[str]]:

@@ -20,6 +20,7 @@ from preprocessing.codestreams import (
     Codestream,
     codestream_header,
     decode_frame,
+    decode_reduced,
     decode_rle,
     is_complete,
     rle_size,
@@ -114,16 +115,30 @@ def first_codestream(dataset: Dataset) -> Codestream | None:
         return None
 
 
-def stored_values(dataset: Dataset) -> Array:
-    """Decode all frames to stored values: masked to BitsStored at HighBit, sign-extended; colour turned to grey.
+@dataclass(frozen=True)
+class StoredFrame:
+    """One decoded frame.
+
+    Args:
+        values: (rows, columns) integers, uint8 to int32; read-only where nothing had to be copied.
+        decoder: what decoded it: a library and the name of its decoder.
+        halvings: times that the resolution was halved; see `codestreams.decode_reduced`.
+    """
+
+    values: Array
+    decoder: str
+    halvings: int = 0
+
+
+def stored_frames(dataset: Dataset, halvings: int = 0) -> Iterator[StoredFrame]:
+    """Decode frame by frame to stored values: masked to BitsStored at HighBit, sign-extended; colour turned to grey.
 
     A codestream's own precision is trusted above the header's BitsStored: encoders write the one, people the other.
 
     Args:
         dataset: as `read_dicom` returns it.
-
-    Returns:
-        Integers (frames, rows, columns), uint8 to int32; read-only where nothing had to be copied.
+        halvings: times that the resolution may be halved while decoding, which grey JPEG 2000 and HTJ2K allow;
+            anything else is decoded whole.
 
     Raises:
         UnusableFile: see `REASONS` in `preprocessing.dicom`.
@@ -131,10 +146,30 @@ def stored_values(dataset: Dataset) -> Array:
     with caught_warnings():
         layout = pixel_layout(dataset)
         if layout.syntax in NATIVE_SYNTAXES:
-            return _native_values(dataset, layout)
-        if FAMILIES[layout.syntax] == "rle":
-            return _rle_values(dataset, layout)
-        return _codestream_values(dataset, layout)
+            frames = _native_frames(dataset, layout)
+        elif FAMILIES[layout.syntax] == "rle":
+            frames = _rle_frames(dataset, layout)
+        else:
+            frames = _codestream_frames(dataset, layout, halvings)
+    while True:
+        with caught_warnings():  # not while suspended, when the caller's own warnings would be kept
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def stored_values(dataset: Dataset) -> Array:
+    """Decode all frames to stored values; see `stored_frames`.
+
+    Returns:
+        Integers (frames, rows, columns), uint8 to int32; read-only where nothing had to be copied.
+
+    Raises:
+        UnusableFile: see `REASONS` in `preprocessing.dicom`.
+    """
+    frames = [frame.values for frame in stored_frames(dataset)]
+    return frames[0][None] if len(frames) == 1 else np.stack(frames)
 
 
 def frame_count(dataset: Dataset) -> int | None:
@@ -178,7 +213,7 @@ def _readable_syntax(dataset: Dataset) -> str:
     return syntax
 
 
-def _native_values(dataset: Dataset, layout: PixelLayout) -> Array:
+def _native_frames(dataset: Dataset, layout: PixelLayout) -> Iterator[StoredFrame]:
     count = layout.frames * layout.rows * layout.columns * layout.samples
     expected = (count * layout.bits_allocated + 7) // 8
     if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
@@ -188,38 +223,38 @@ def _native_values(dataset: Dataset, layout: PixelLayout) -> Array:
         raise UnusableFile("truncated", f"{len(data)} bytes of pixel data where {expected} are declared")
     plain = layout.bits_allocated >= 8 and layout.syntax != BIG_ENDIAN and not is_colour(dataset, layout.samples)
     if not plain:
-        return _by_pydicom(dataset, layout)
+        for index in range(layout.frames):
+            yield _pydicom_frame(dataset, layout, index, [])
+        return
     words = np.frombuffer(data, f"<u{layout.bits_allocated // 8}", count)
-    return _masked(words.reshape(layout.frames, layout.rows, layout.columns), layout)
+    for frame in words.reshape(layout.frames, layout.rows, layout.columns):
+        yield StoredFrame(_masked(frame, layout), "numpy frombuffer")
 
 
-def _rle_values(dataset: Dataset, layout: PixelLayout) -> Array:
-    frames = []
-    if not is_colour(dataset, layout.samples) and layout.bits_allocated >= 8:
-        for data in _fragments(dataset, layout.frames):
-            words = decode_rle(data, layout.rows, layout.columns, layout.bits_allocated)
-            if words is None:
-                break
-            frames.append(words)
-    if len(frames) != layout.frames:
-        _check_rle(dataset, layout)
-        return _by_pydicom(dataset, layout)
-    return _masked(np.stack(frames), layout)
+def _rle_frames(dataset: Dataset, layout: PixelLayout) -> Iterator[StoredFrame]:
+    plain = not is_colour(dataset, layout.samples) and layout.bits_allocated >= 8
+    for index, data in enumerate(_fragments(dataset, layout.frames)):
+        words = decode_rle(data, layout.rows, layout.columns, layout.bits_allocated) if plain else None
+        if words is None:
+            _check_rle(data, layout)
+            yield _pydicom_frame(dataset, layout, index, [])
+        else:
+            yield StoredFrame(_masked(words, layout), "imagecodecs dicomrle_decode")
 
 
-def _check_rle(dataset: Dataset, layout: PixelLayout) -> None:
-    """Refuse frames that decode to more than they should: pydicom decodes the whole before it counts."""
+def _check_rle(data: bytes, layout: PixelLayout) -> None:
+    """Refuse a frame that decodes to more than it should: pydicom decodes the whole before it counts."""
     limit = 2 * layout.rows * layout.columns * layout.samples * max(layout.bits_allocated // 8, 1)
-    if any(rle_size(data, limit) > limit for data in _fragments(dataset, layout.frames)):
+    if rle_size(data, limit) > limit:
         raise UnusableFile("too_large", "an RLE frame decodes to more than twice what is declared")
 
 
-def _codestream_values(dataset: Dataset, layout: PixelLayout) -> Array:
-    frames = [_decoded(dataset, layout, index, data) for index, data in enumerate(_fragments(dataset, layout.frames))]
-    return np.stack(frames)
+def _codestream_frames(dataset: Dataset, layout: PixelLayout, halvings: int) -> Iterator[StoredFrame]:
+    for index, data in enumerate(_fragments(dataset, layout.frames)):
+        yield _decoded(dataset, layout, index, data, halvings)
 
 
-def _decoded(dataset: Dataset, layout: PixelLayout, index: int, data: bytes) -> Array:
+def _decoded(dataset: Dataset, layout: PixelLayout, index: int, data: bytes, halvings: int) -> StoredFrame:
     family, header = FAMILIES[layout.syntax], codestream_header(data)
     if header is None or header.family != family.replace("htj2k", "jpeg2000"):
         raise UnusableFile("syntax_mismatch", "a frame is no readable codestream of the transfer syntax")
@@ -227,12 +262,17 @@ def _decoded(dataset: Dataset, layout: PixelLayout, index: int, data: bytes) -> 
         raise UnusableFile("size_mismatch", "the codestream's size is not the header's Rows, Columns, SamplesPerPixel")
     if not is_complete(data):
         raise UnusableFile("truncated", "a frame ends before its end-of-image marker")
-    decoded, failures = decode_frame(data, family, layout.rows, layout.columns)
+    colour = is_colour(dataset, layout.samples)
+    if halvings and header.family == "jpeg2000" and not colour:
+        decoded, decoder = decode_reduced(data, header, family, halvings)
+        if decoded is not None:
+            return StoredFrame(_signed_by_header(decoded, header, layout), decoder, halvings)
+    decoded, decoder, failures = decode_frame(data, family, layout.rows, layout.columns)
     if decoded is None:
         return _pydicom_frame(dataset, layout, index, failures)
-    if is_colour(dataset, layout.samples):
-        return to_grey(dataset, decoded, converted=family == "jpeg")
-    return _signed_by_header(decoded, header, layout)
+    if colour:
+        return StoredFrame(to_grey(dataset, decoded, converted=family == "jpeg"), decoder)
+    return StoredFrame(_signed_by_header(decoded, header, layout), decoder)
 
 
 def _signed_by_header(decoded: Array, header: Codestream, layout: PixelLayout) -> Array:
@@ -260,7 +300,8 @@ def _placed(words: Array, bits: int, high_bit: int, *, signed: bool) -> Array:
         return shifted >> below if below else shifted
     if bits == width:
         return words
-    masked: Array = (words >> (high_bit + 1 - bits)) & words.dtype.type((1 << bits) - 1)
+    lowest = high_bit + 1 - bits
+    masked: Array = (words >> lowest if lowest else words) & words.dtype.type((1 << bits) - 1)
     return masked
 
 
@@ -281,11 +322,7 @@ def _fragments(dataset: Dataset, frames: int) -> Iterator[bytes]:
         raise UnusableFile("truncated", f"{seen} frames are there and {frames} are declared")
 
 
-def _by_pydicom(dataset: Dataset, layout: PixelLayout) -> Array:
-    return np.stack([_pydicom_frame(dataset, layout, index, []) for index in range(layout.frames)])
-
-
-def _pydicom_frame(dataset: Dataset, layout: PixelLayout, index: int, failures: list[str]) -> Array:
+def _pydicom_frame(dataset: Dataset, layout: PixelLayout, index: int, failures: list[str]) -> StoredFrame:
     """Decode one frame with pydicom: native colour, packed bits and RLE by itself, the rest with plugins it finds."""
     colour = is_colour(dataset, layout.samples)
     decoder = get_decoder(layout.syntax)
@@ -301,9 +338,11 @@ def _pydicom_frame(dataset: Dataset, layout: PixelLayout, index: int, failures: 
     if decoded is None:
         tried = ", ".join(failures)
         raise UnusableFile("decode_failed", f"no decoder could read frame {index + 1} ({tried})")
+    decoder_name = f"pydicom {plugin}".rstrip()
     if colour:
-        return to_grey(dataset, decoded, converted=True)
+        return StoredFrame(to_grey(dataset, decoded, converted=True), decoder_name)
     words = decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
     words = words.view(f"u{words.dtype.itemsize}").reshape(layout.rows, layout.columns)
     bits = min(layout.bits_stored, words.dtype.itemsize * 8)
-    return _placed(words, bits, min(layout.high_bit, words.dtype.itemsize * 8 - 1), signed=layout.signed)
+    values = _placed(words, bits, min(layout.high_bit, words.dtype.itemsize * 8 - 1), signed=layout.signed)
+    return StoredFrame(values, decoder_name)

@@ -33,18 +33,17 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def read_raster(path: Path) -> NDArray[np.float32]:
     """Read a PNG or JPEG as (rows, columns) float32 in [0, 1]; see `raster_picture`."""
-    return raster_picture(path).pixels
+    return raster_picture(file_bytes(path)).pixels
 
 
-def raster_picture(path: Path) -> Picture:
-    """Read a PNG or JPEG of 8 or 16 bits, grey, colour or palette, with or without alpha.
+def raster_picture(data: bytes) -> Picture:
+    """Decode a PNG or JPEG of 8 or 16 bits, grey, colour or palette, with or without alpha.
 
     Values are divided by full scale (255 or 65535), not stretched. Orientation tags of cameras are not applied.
 
     Raises:
-        UnusableFile: unreadable, no PNG or JPEG, cut short or too large.
+        UnusableFile: no PNG or JPEG, cut short or too large.
     """
-    data = file_bytes(path)
     see_through = False
     _check(data)
     if data.startswith(PNG_SIGNATURE):

@@ -1,9 +1,10 @@
 """MONAI's door to this package: `LoadImaged(keys, reader=RadiographReader())` gives rendered radiographs.
 
 Arrays are (rows, columns), and so is the tensor behind its channel: a mark in the upper left corner of a DICOM, PNG,
- JPEG or `.npy` file ends at `tensor[0, 0, 0]`. NIfTI files may store either order; read them with MONAI's
-`NibabelReader` followed by `EnsureChannelFirstd` and `Orientationd(keys, axcodes="PL")`, which puts the first axis down
-(posterior) and the second to the right of the picture (the patient's left), in the world that `plane_affine` describes.
+JPEG or `.npy` file ends at `tensor[0, 0, 0]`. NIfTI files, which `LoadImaged` leaves to MONAI's `NibabelReader`, may
+store either order: after `EnsureChannelFirstd`, `Orientationd(keys, axcodes="PL")` puts their first axis down
+(posterior) and the second to the right of the picture (the patient's left), in the world that `plane_affine`
+describes; it leaves the other forms as they are. `transforms.FitSquared` makes of any of them what ingest stores.
 """
 
 from collections.abc import Sequence
@@ -14,17 +15,22 @@ import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from preprocessing.dicom import file_bytes, image_facts, read_dicom, stored_values
 from preprocessing.errors import UnusableFile
+from preprocessing.functional_groups import frame_header
+from preprocessing.geometry import fit_square
+from preprocessing.lookup import chosen_voi
 from preprocessing.rasters import RASTER_SUFFIXES, raster_picture, read_raster
-from preprocessing.rendering import PRESETS, fit_square, render
+from preprocessing.rendering import PRESETS, Picture, render
 
 __all__ = ["RadiographReader", "plane_affine", "read_raster", "read_square"]
 
 PathLike = str | Path
 DICOM_SUFFIXES = frozenset({"", ".dcm", ".dicom", ".dic", ".ima"})
 ARRAY_SUFFIX = ".npy"
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 class RadiographReader(ImageReader):
@@ -35,13 +41,19 @@ class RadiographReader(ImageReader):
 
     Args:
         preset: one of `preprocessing.rendering.PRESETS`; for DICOM alone, the other forms are rendered already.
+        voi: which of a header's VOI LUTs and windows, by index or explanation (`preprocessing.lookup.chosen_voi`); by
+            default the first that is well formed, as ingest takes it. Needs the preset "voi".
+
+    Raises:
+        ValueError: the preset is not one of `PRESETS`, or not "voi" where a VOI is chosen.
     """
 
-    def __init__(self, preset: str = "voi") -> None:
+    def __init__(self, preset: str = "voi", voi: int | str | None = None) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
-        self.preset = preset
+        _check_preset(preset)
+        if voi is not None and preset != "voi":
+            raise ValueError(f"voi {voi!r} has no meaning with preset {preset!r}, which looks at no VOI: leave it out")
+        self.preset, self.voi = preset, voi
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Tell whether all names look like DICOM (also without suffix, or with a UID for a name), PNG, JPEG or .npy."""
@@ -51,9 +63,15 @@ class RadiographReader(ImageReader):
         """Return the paths; `get_data` opens them.
 
         `LoadImage` answers an error of `read` by trying its next reader, which would return a DICOM file with
-        other axes and polarity; an error of `get_data` is raised.
+        other axes and polarity; an error of `get_data` is raised. NIfTI is left to the next reader.
+
+        Raises:
+            ValueError: a name of a NIfTI file.
         """
-        return [Path(name) for name in ensure_tuple(data)]
+        paths = [Path(name) for name in ensure_tuple(data)]
+        if any(path.name.lower().endswith(NIFTI_SUFFIXES) for path in paths):
+            raise ValueError("NIfTI is read by MONAI's NibabelReader")
+        return paths
 
     def get_data(self, img: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Read, decode and render.
@@ -67,6 +85,7 @@ class RadiographReader(ImageReader):
 
         Raises:
             UnusableFile: a file that is no picture.
+            InputError: a DICOM file that does not have the VOI that was asked for.
             ValueError: files of several sizes.
         """
         pictures = [self._picture(path) for path in img]
@@ -82,7 +101,7 @@ class RadiographReader(ImageReader):
             pixels = _read_array(path)
             return pixels, _metadata(pixels.shape, (1.0, 1.0), 1.0)
         if suffix in RASTER_SUFFIXES:
-            picture = raster_picture(path)
+            picture = raster_picture(file_bytes(path))
             flags = {"voi": picture.voi, "flags": " ".join(picture.flags)}
             return picture.pixels, _metadata(picture.pixels.shape, (1.0, 1.0), 1.0) | flags
         return self._radiograph(path)
@@ -90,11 +109,15 @@ class RadiographReader(ImageReader):
     def _radiograph(self, path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
         dataset = read_dicom(path)
         facts = image_facts(dataset)
-        pictures = [render(dataset, frame, self.preset) for frame in stored_values(dataset)]
+        rendered = [
+            self._rendered(frame_header(dataset, frame), stored) for frame, stored in enumerate(stored_values(dataset))
+        ]
+        pictures = [picture for picture, _ in rendered]
         spacing = facts.pixel_spacing or (facts.pixel_aspect, 1.0)
         metadata = _metadata(pictures[0].pixels.shape, spacing, facts.pixel_aspect) | {
             "preset": self.preset,
-            "voi": pictures[0].voi,
+            "voi": " ".join(sorted({picture.voi for picture in pictures})),
+            "voi_index": rendered[0][1],
             "view": facts.view_position,
             "modality": facts.modality,
             "photometric_interpretation": facts.photometric_interpretation,
@@ -104,6 +127,13 @@ class RadiographReader(ImageReader):
             return pictures[0].pixels, metadata
         metadata[MetaKeys.ORIGINAL_CHANNEL_DIM] = -1
         return np.stack([picture.pixels for picture in pictures], axis=-1), metadata
+
+    def _rendered(self, header: Dataset, stored: NDArray[np.integer[Any]]) -> tuple[Picture, int]:
+        """Render one frame; returns also which VOI was chosen, -1 where the choice was left to `render`."""
+        index = -1
+        if self.voi is not None:
+            header, index = chosen_voi(header, self.voi)
+        return render(header, stored, self.preset), index
 
 
 def read_square(path: Path, size: int, preset: str = "voi") -> NDArray[np.float32]:
@@ -121,15 +151,14 @@ def read_square(path: Path, size: int, preset: str = "voi") -> NDArray[np.float3
         UnusableFile: a file that is no picture. What ingest leaves out by policy (another modality, say) is read.
         ValueError: the preset is not one of `PRESETS`.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
+    _check_preset(preset)
     suffix = path.suffix.lower()
     if suffix == ARRAY_SUFFIX:
         return fit_square(_read_array(path), size)[0]
     if suffix in RASTER_SUFFIXES:
         return fit_square(read_raster(path), size)[0]
     dataset = read_dicom(path)
-    pixels = render(dataset, stored_values(dataset)[0], preset).pixels
+    pixels = render(frame_header(dataset, 0), stored_values(dataset)[0], preset).pixels
     return fit_square(pixels, size, image_facts(dataset).pixel_aspect)[0]
 
 
@@ -142,6 +171,11 @@ def plane_affine(row_mm: float, column_mm: float) -> NDArray[np.float64]:
     affine = np.diag([0.0, 0.0, 1.0, 1.0])
     affine[0, 1], affine[1, 0] = -column_mm, -row_mm
     return affine
+
+
+def _check_preset(preset: str) -> None:
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
 
 
 def _metadata(shape: tuple[int, ...], spacing: tuple[float, float], pixel_aspect: float) -> dict[str, Any]:

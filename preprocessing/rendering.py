@@ -15,8 +15,9 @@ from pydicom import Dataset
 from preprocessing.geometry import Geometry, fit_square
 from preprocessing.header_values import caught_warnings, integer, signed_word, text
 from preprocessing.lookup import Values, modality_transform, voi_lookup, voi_window
+from preprocessing.raw_intensity import attenuation, is_raw
 
-__all__ = ["PRESETS", "Geometry", "Picture", "fit_square", "render"]
+__all__ = ["PRESETS", "Geometry", "GreyTable", "Picture", "fit_square", "grey_table", "render"]
 
 PRESETS = ("voi", "percentile", "mimic-jpg")
 """Names of the ways to render, stored with data and weights alike.
@@ -58,8 +59,31 @@ FLAGS: dict[str, str] = {
     "padding": "padding was found and made background",
     "constant": "all pixels that are not padding store one value",
     "flat": "the VOI maps all pixels to one grey",
+    "raw_converted": "raw detector values (FOR PROCESSING) were turned to attenuation: see `raw_intensity`",
 }
 """Flags that `render` may set, and what each one means."""
+
+
+@dataclass(frozen=True)
+class GreyTable:
+    """The whole chain as one table, and pixels as indices into it.
+
+    Args:
+        greys: (n,) in [0, 1], of all values that a pixel can store.
+        counts: (n,) pixels that have each, padding among them.
+        index: (rows, columns) integers below n.
+        voi, flags: see `Picture`.
+    """
+
+    greys: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    index: NDArray[np.integer[Any]]
+    voi: str
+    flags: tuple[str, ...]
+
+    def pixels(self) -> NDArray[np.float32]:
+        """Return the picture (rows, columns) in [0, 1]."""
+        return _look_up(self.greys.astype(np.float32), self.index)
 
 
 def render(dataset: Dataset, stored: NDArray[np.integer[Any]], preset: str) -> Picture:
@@ -76,29 +100,53 @@ def render(dataset: Dataset, stored: NDArray[np.integer[Any]], preset: str) -> P
     Raises:
         ValueError: the preset is not one of `PRESETS`.
     """
+    table = grey_table(dataset, stored, preset)
+    return Picture(table.pixels(), table.voi, table.flags)
+
+
+def grey_table(dataset: Dataset, stored: NDArray[np.integer[Any]], preset: str) -> GreyTable:
+    """Do all the work of `render` but for the last step, which looks every pixel up."""
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is none of {', '.join(PRESETS)}")
     domain, index = _domain(stored)
     counts = _counts(index, len(domain))
     with caught_warnings():
         padding = padding_mask(dataset, domain)
+        unpadded = np.where(padding, 0, counts)
         flags = {"padding"} if counts[padding].any() else set()
-        counts[padding] = 0
-        inverted = text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
         if preset == "mimic-jpg":
-            grey, voi = equalised(domain, counts, inverted=inverted), "equalised"
+            greys, voi, found = _as_mimic_jpg(dataset, domain, unpadded)
         else:
-            values, modality_flags = _modality_values(dataset, domain)
-            exposed = _exposed_counts(dataset, index, padding, counts)
-            negative = bool(_modality_values(dataset, _limits(domain.dtype))[0].min() < 0)
-            use_header = preset == "voi"
-            grey, voi, voi_flags = _contrast(dataset, values, exposed, use_header=use_header, negative=negative)
-            flags |= modality_flags | voi_flags
-            if inverted:  # last and once: PresentationLUTShape INVERSE says the same thing again
-                grey = 1 - grey
-    grey[padding] = 0
-    flags |= _greys_flags(grey[counts > 0])
-    return Picture(_look_up(grey.astype(np.float32), index), voi, tuple(sorted(flags)))
+            exposed = _exposed_counts(dataset, index, padding, unpadded)
+            greys, voi, found = _by_header(dataset, domain, exposed, use_voi=preset == "voi")
+    greys[padding] = 0
+    flags |= found | _greys_flags(greys[unpadded > 0])
+    return GreyTable(greys, counts, index, voi, tuple(sorted(flags)))
+
+
+def _by_header(
+    dataset: Dataset, domain: NDArray[np.integer[Any]], counts: Values, *, use_voi: bool
+) -> tuple[Values, str, set[str]]:
+    """Return the greys of all values, what chose the contrast, and flags."""
+    values, flags = _modality_values(dataset, domain)
+    if is_raw(dataset):  # no VOI and no polarity either: both are of pictures
+        return stretched(attenuation(dataset, values), counts), "percentile", flags | {"raw_converted"}
+    negative = bool(_modality_values(dataset, _limits(domain.dtype))[0].min() < 0)
+    greys, voi, voi_flags = _contrast(dataset, values, counts, use_header=use_voi, negative=negative)
+    if _is_inverted(dataset):  # last and once: PresentationLUTShape INVERSE says the same thing again
+        greys = 1 - greys
+    return greys, voi, flags | voi_flags
+
+
+def _as_mimic_jpg(dataset: Dataset, domain: NDArray[np.integer[Any]], counts: Values) -> tuple[Values, str, set[str]]:
+    if is_raw(dataset):
+        values = attenuation(dataset, domain.astype(np.float64))
+        return equalised(values, counts, inverted=False), "equalised", {"raw_converted"}
+    return equalised(domain, counts, inverted=_is_inverted(dataset)), "equalised", set()
+
+
+def _is_inverted(dataset: Dataset) -> bool:
+    return text(dataset, "PhotometricInterpretation").upper() == "MONOCHROME1"
 
 
 def padding_mask(dataset: Dataset, domain: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -142,15 +190,15 @@ def stretched(values: Values, counts: Values) -> Values:
     return np.clip((values - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(values)
 
 
-def equalised(domain: NDArray[np.integer[Any]], counts: Values, *, inverted: bool) -> Values:
-    """Map stored values as MIMIC-CXR-JPG does: to 8 bits from the least to the greatest, inverted, equalised.
+def equalised(values: NDArray[Any], counts: Values, *, inverted: bool) -> Values:
+    """Map values as MIMIC-CXR-JPG does: to 8 bits from the least to the greatest, inverted, equalised.
 
     Truncated to integers as there; the equalisation is OpenCV's `equalizeHist`, computed from the histogram.
     """
-    present = domain[counts > 0].astype(np.float64)
+    present = values[counts > 0].astype(np.float64)
     least, greatest = (present.min(), present.max()) if present.size else (0.0, 0.0)
     spread = greatest - least or 1.0
-    levels = np.clip((domain - least) / spread * 255, 0, 255).astype(np.intp)
+    levels = np.clip((values - least) / spread * 255, 0, 255).astype(np.intp)
     if inverted:
         levels = 255 - levels
     histogram = np.bincount(levels, counts, 256)
@@ -203,6 +251,11 @@ def _domain(stored: NDArray[np.integer[Any]]) -> tuple[NDArray[np.integer[Any]],
 def _counts(index: NDArray[np.integer[Any]], size: int) -> Values:
     if index.dtype.itemsize > 2:
         return np.bincount(index.ravel(), minlength=size).astype(np.float64)
+    if index.dtype == np.uint8:  # as pairs, which is three times as fast
+        flat = np.ascontiguousarray(index).ravel()
+        even = flat.size // 2 * 2
+        pairs = _counts(flat[None, :even].view(np.uint16), 1 << 16).reshape(256, 256)
+        return np.asarray(pairs.sum(0) + pairs.sum(1) + np.bincount(flat[even:], minlength=256))
     histogram = cv2.calcHist([np.ascontiguousarray(index)], [0], None, [size], [0, size])
     return np.asarray(histogram, np.float64).ravel()
 
@@ -227,7 +280,7 @@ def _greys_flags(greys: Values) -> set[str]:
 
 
 def _look_up(table: NDArray[np.float32], index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Return table[index]; OpenCV's look-up, from release 5 for 16 bits too, is twice as fast as NumPy's."""
+    """Return table[index]; OpenCV's look-up, from release 5 for 16 bits too, is several times as fast as NumPy's."""
     if index.dtype == np.uint8 or (index.dtype == np.uint16 and int(cv2.__version__.split(".")[0]) >= 5):
         return np.asarray(cv2.LUT(index, table[None]), np.float32)
     pixels: NDArray[np.float32] = table[index]

@@ -30,30 +30,23 @@ VIEW_POSITIONS = {
 DECUBITUS = re.compile(r"\b[lr]ld\b|\bdec\b|d[eé]c[uú]b", re.IGNORECASE)
 """Words for a patient who lies on the side: not a projection, and such a picture is like none of the views."""
 
-VIEW_CODES = {
-    "272479007": "PA",
-    "R-10214": "PA",
-    "R-40888": "PA",
-    "399348003": "AP",
-    "R-10206": "AP",
-    "399067008": "LATERAL",
-    "R-102CD": "LATERAL",
-    "399173006": "LATERAL",
-    "R-10236": "LATERAL",
-    "399198007": "LATERAL",
-    "R-10232": "LATERAL",
-    "399182000": "OBLIQUE",
-    "R-102C1": "OBLIQUE",
-    "399059000": "OBLIQUE",
-    "399312000": "OBLIQUE",
-    "399135007": "OBLIQUE",
-    "399006002": "OBLIQUE",
-    "399356000": "OBLIQUE",
-    "399038007": "OBLIQUE",
-    "399236003": "OBLIQUE",
-    "399184004": "OBLIQUE",
+_CODES = {
+    "PA": "272479007 R-40888 R-10214",
+    "AP": "399348003 R-10206",
+    "LATERAL": "399067008 R-102CD 399173006 R-10236 399198007 R-10232",
+    "OBLIQUE": (
+        "399182000 R-102C1 399184004 R-10238 399236003 R-10234 399135007 R-10220 399356000 R-40985 399006002 R-10212 "
+        "399038007 R-10210 399312000 R-10208 399059000 R-10216 399160007 R-10204 260427002 R-40783 260426006 R-40782 "
+        "399368009 R-10226 399099002 R-10230 399004004 R-10246 399225005 R-10250 399288005 R-10248 399132005 R-10252 "
+        "399325008 R-10254"
+    ),
 }
-"""Codes of CID 4010 (PS3.16) in SNOMED CT and, where data sets use them, in SNOMED RT."""
+
+VIEW_CODES = {code: view for view, codes in _CODES.items() for code in codes.split()}
+"""Codes of CID 4010 "DX View" (PS3.16) that name one of the views, in SNOMED CT and in the older SNOMED RT.
+
+Not those that leave it open ("frontal") or that no chest is seen in.
+"""
 
 VIEW_WORDS = (
     ("OBLIQUE", r"\b(?:oblique|obl)\b"),
@@ -78,7 +71,8 @@ def view_position(dataset: Dataset) -> tuple[str, str]:
         view = VIEW_CODES.get(text(item, "CodeValue")) or _from_words(text(item, "CodeMeaning"))
         if view:
             return view, "ViewCodeSequence"
-    if text(dataset, "PatientOrientation").split("\\")[0][:1].upper() in ("A", "P"):
+    along_rows = text(dataset, "PatientOrientation").split("\\")[0].upper()
+    if along_rows[:1] in ("A", "P") and not {"L", "R"} & set(along_rows):
         return "LATERAL", "PatientOrientation"  # rows run front to back; a frontal one cannot tell PA from AP
     view = _from_words(text(dataset, "SeriesDescription"))
     return (view, "SeriesDescription") if view else ("UNKNOWN", "")

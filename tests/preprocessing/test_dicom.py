@@ -649,6 +649,8 @@ def test_facts_of_a_whole_header(tmp_path: Path) -> None:
         burned_in_annotation="NO",
         flags=(),
         pixel_aspect=1.0,
+        laterality="",
+        study_date="20200102",
     )
 
 

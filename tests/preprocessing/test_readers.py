@@ -9,20 +9,21 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from made_dicom import made, saved
+from made_dicom import change, made, saved
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd, Spacingd
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, Orientationd, SaveImage, Spacingd
+from pydicom import Dataset as DicomDataset
 
-from preprocessing.conversion import ConversionSettings, SourceImage, convert
-from preprocessing.errors import UnusableFile
+from preprocessing.errors import InputError, UnusableFile
 from preprocessing.geometry import fit_square
-from preprocessing.manifest import ManifestRow
 from preprocessing.rasters import raster_picture
 from preprocessing.readers import RadiographReader, plane_affine, read_raster, read_square
 
 MARK = np.zeros((24, 40), np.uint8)
 MARK[0, 0] = 255  # in the upper left corner
 MARK[0, 1] = 128  # and its neighbour to the right, so that a transposed picture is told from a right one
+
+GREYS = (np.arange(24 * 40) % 256).astype(np.uint8).reshape(24, 40)
 
 
 def dicom(folder: Path, name: str = "image.dcm", **elements: object) -> Path:
@@ -41,55 +42,72 @@ def loaded(path: Path, reader: RadiographReader | None = None) -> MetaTensor:
     return Compose(steps)({"image": str(path)})["image"]
 
 
-def check_mark(tensor: torch.Tensor) -> None:
-    assert tensor.shape == (1, 24, 40)
-    assert float(tensor[0, 0, 0]) == tensor.max() > 0.9
-    assert float(tensor[0, 0, 1]) > 0.4
-    assert float(tensor[0, 1, 0]) == 0
-
-
 # One mark, all forms
 
 
-@pytest.mark.parametrize("form", ["dicom", "dicom without suffix", "dicom monochrome1", "png", "jpg", "npy"])
-def test_a_mark_in_the_upper_left_corner_ends_at_the_tensors_first_element(form: str, tmp_path: Path) -> None:
-    if form == "jpg":
-        path = tmp_path / "image.jpg"
-        path.write_bytes(imagecodecs.jpeg8_encode(MARK, level=100))
-        assert loaded(path)[0, 0, 0] == loaded(path).max()
-        return
+def write_mark(form: str, folder: Path) -> Path:
     if form == "npy":
-        path = tmp_path / "image.npy"
-        np.save(path, MARK)
-    elif form == "png":
-        path = png(tmp_path, MARK)
-    elif form == "dicom monochrome1":
-        path = dicom(tmp_path, stored=255 - MARK, PhotometricInterpretation="MONOCHROME1")
-    else:
-        path = dicom(tmp_path, "image.dcm" if form == "dicom" else "image")
-    check_mark(loaded(path))
+        np.save(folder / "image.npy", MARK)
+        return folder / "image.npy"
+    if form == "png":
+        return png(folder, MARK)
+    if form == "jpeg":
+        (folder / "image.jpg").write_bytes(imagecodecs.jpeg8_encode(MARK, level=100))
+        return folder / "image.jpg"
+    if form.startswith("nifti"):
+        affine, array = plane_affine(0.2, 0.1), MARK
+        if form == "nifti, columns first":  # as most converters write it
+            affine, array = affine[:, [1, 0, 2, 3]], MARK.T
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.float32) / 255, affine), folder / "image.nii.gz")
+        return folder / "image.nii.gz"
+    if form == "dicom, monochrome1":
+        return dicom(folder, stored=255 - MARK, PhotometricInterpretation="MONOCHROME1")
+    return dicom(folder, "image" if form == "dicom, no suffix" else "image.dcm")
 
 
-@pytest.mark.parametrize("stored_as", ["rows first", "columns first"])
-def test_a_mark_in_a_nifti_ends_there_too_by_its_affine(stored_as: str, tmp_path: Path) -> None:
-    affine, array = plane_affine(0.2, 0.1), MARK
-    if stored_as == "columns first":  # as most converters write it
-        affine, array = affine[:, [1, 0, 2, 3]], MARK.T
-    nibabel.save(nibabel.Nifti1Image(array.astype(np.float32) / 255, affine), tmp_path / "image.nii.gz")
+@pytest.mark.parametrize(
+    "form",
+    [
+        "dicom",
+        "dicom, no suffix",
+        "dicom, monochrome1",
+        "png",
+        "jpeg",
+        "npy",
+        "nifti, rows first",
+        "nifti, columns first",
+    ],
+)
+def test_a_mark_in_the_upper_left_corner_ends_at_the_tensors_first_element(form: str, tmp_path: Path) -> None:
     steps = [
-        LoadImaged("image", reader="NibabelReader"),
+        LoadImaged("image", reader=RadiographReader()),
         EnsureChannelFirstd("image", channel_dim="no_channel"),
         Orientationd("image", axcodes="PL", labels=None),
     ]
-    check_mark(Compose(steps)({"image": str(tmp_path / "image.nii.gz")})["image"])
+    tensor = Compose(steps)({"image": str(write_mark(form, tmp_path))})["image"]
+    assert tensor.shape == (1, 24, 40)
+    assert float(tensor[0, 0, 0]) == tensor.max() > 0.9
+    if form != "jpeg":  # which smears it
+        assert float(tensor[0, 0, 1]) > 0.4
+        assert float(tensor[0, 1, 0]) == 0
 
 
-def test_nifti_written_from_the_reader_lies_upright_and_keeps_spacing(tmp_path: Path) -> None:
-    image = loaded(dicom(tmp_path, PixelSpacing=[0.2, 0.1]))
-    nibabel.save(nibabel.Nifti1Image(image[0].numpy(), image.affine.numpy()), tmp_path / "image.nii")
-    written = nibabel.load(tmp_path / "image.nii")
-    assert written.header.get_zooms()[:2] == pytest.approx((0.2, 0.1))
+@pytest.mark.parametrize("orientation", [{}, {"PatientOrientation": ["L", "F"]}], ids=["none", "frontal"])
+def test_nifti_that_monai_writes_lies_upright_in_a_viewer_and_keeps_spacing(
+    orientation: dict[str, object], tmp_path: Path
+) -> None:
+    image = loaded(dicom(tmp_path, PixelSpacing=[0.2, 0.1], **orientation))
+    SaveImage(tmp_path, output_postfix="", output_ext=".nii.gz", separate_folder=False, print_log=False)(image)
+    written = nibabel.load(tmp_path / "image.nii.gz")
+    assert written.header.get_zooms()[:2] == pytest.approx((0.2, 0.1))  # rows are 0.2 mm apart
     assert nibabel.aff2axcodes(written.affine)[:2] == ("P", "L")  # down is posterior, right is the patient's left
+    # What a viewer shows of an axial slice, in radiological view: the patient's right at the left, anterior above.
+    volume = nibabel.Nifti1Image(written.get_fdata()[..., None], written.affine)
+    to_the_right_and_anterior = nibabel.as_closest_canonical(volume).get_fdata()[..., 0]
+    screen = to_the_right_and_anterior[::-1, ::-1].T
+    np.testing.assert_allclose(screen * 255, MARK, atol=1e-4)
+    size = np.abs(written.affine[:3, :2]) @ [24, 40]
+    np.testing.assert_allclose(size[:2], [4.0, 4.8])  # 40 columns of 0.1 mm across, 24 rows of 0.2 mm down
 
 
 def test_spacing_reaches_monai(tmp_path: Path) -> None:
@@ -189,49 +207,78 @@ def test_files_that_are_no_array_of_one_picture(tmp_path: Path) -> None:
             RadiographReader().get_data([path])
 
 
-# The square of the store
+# Frames of enhanced objects, and the choice among several VOIs
 
 
-def ingested(folder: Path, path: Path, preset: str) -> np.ndarray:
-    """What ingest stores of the first frame, in [0, 1]."""
-    row = None
-    if path.suffix == ".png":
-        row = ManifestRow(
-            number=2, image=path.name, path=path, study="s", patient="p", view="PA", text="", report="", split=""
-        )
-    settings = ConversionSettings(folder / "store", b"k" * 32, preset, 48)
-    outcome = convert(settings, SourceImage(path, path.name, row))
-    assert not outcome.reason
-    return np.load(folder / "store" / outcome.rows[0]["path"]) / 255
+def group(**groups: DicomDataset) -> DicomDataset:
+    return change(DicomDataset(), **{f"{name}Sequence": [content] for name, content in groups.items()})
 
 
-SPECIMEN = (np.add.outer(np.arange(90) * 30, np.arange(60) * 20) % 4096).astype(np.uint16)
+def test_every_frame_is_rendered_by_its_own_functional_groups(tmp_path: Path) -> None:
+    windows = [(60.0, 100.0), (130.0, 20.0), (200.0, 7.0)]
+    groups = [group(FrameVOILUT=change(DicomDataset(), WindowCenter=c, WindowWidth=w)) for c, w in windows]
+    elements = {
+        "stored": np.stack([GREYS] * 3),
+        "VOILUTFunction": "LINEAR_EXACT",
+        "SharedFunctionalGroupsSequence": [group(PixelMeasures=change(DicomDataset(), PixelSpacing=[0.3, 0.2]))],
+        "PerFrameFunctionalGroupsSequence": groups,
+    }
+    path = dicom(tmp_path, **elements)
+    image = loaded(path)
+    expected = [np.clip((GREYS.astype(float) - centre) / width + 0.5, 0, 1) for centre, width in windows]
+    np.testing.assert_allclose(image.numpy(), expected, atol=1e-6)
+    assert image.pixdim[:2].tolist() == pytest.approx([0.3, 0.2])
+    square = fit_square(expected[0].astype(np.float32), 48, 1.5)[0]
+    np.testing.assert_allclose(read_square(path, 48), square, atol=1e-6)
 
 
-@pytest.mark.parametrize("preset", ["voi", "percentile", "mimic-jpg"])
+def lut(explanation: str, entries: np.ndarray) -> DicomDataset:
+    item = change(DicomDataset(), LUTExplanation=explanation)
+    item.add_new("LUTDescriptor", "US", [256, 0, 8])
+    item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
+    return item
+
+
+RISE = np.arange(256)
+SEVERAL = {
+    "VOILUTSequence": [lut("NORMAL", RISE), lut("Harder", RISE // 2)],
+    "WindowCenter": [100, 50],
+    "WindowWidth": [201, 11],
+    "WindowCenterWidthExplanation": ["LUNG", "BONE"],
+}
+
+
 @pytest.mark.parametrize(
-    "elements",
+    ("voi", "index", "name", "expected"),
     [
-        {"PixelSpacing": [0.2, 0.1]},
-        {"PixelAspectRatio": [1, 3], "PhotometricInterpretation": "MONOCHROME1"},
-        {"stored": np.stack([SPECIMEN, SPECIMEN[::-1]]), "PixelPaddingValue": 0},
+        (None, -1, "lut", GREYS / 255),
+        (0, 0, "lut", GREYS / 255),
+        (1, 1, "lut", GREYS // 2 / 255),
+        ("HARDER", 1, "lut", GREYS // 2 / 255),
+        (2, 2, "window_linear", np.clip((GREYS - 99.5) / 200 + 0.5, 0, 1)),
+        ("bone", 3, "window_linear", np.clip((GREYS - 49.5) / 10 + 0.5, 0, 1)),
     ],
-    ids=["spacing", "aspect", "frames"],
+    ids=str,
 )
-def test_a_square_is_what_ingest_stores(elements: dict[str, object], preset: str, tmp_path: Path) -> None:
-    path = dicom(tmp_path, **({"stored": SPECIMEN, "WindowCenter": 2048, "WindowWidth": 4096} | elements))
-    square = read_square(path, 48, preset)
-    assert (square.shape, square.dtype) == ((48, 48), np.float32)
-    np.testing.assert_allclose(square, ingested(tmp_path, path, preset), atol=1 / 255)
+def test_one_of_several_vois_is_chosen_by_index_or_explanation_and_recorded(
+    voi: int | str | None, index: int, name: str, expected: np.ndarray, tmp_path: Path
+) -> None:
+    image = loaded(dicom(tmp_path, stored=GREYS, **SEVERAL), RadiographReader(voi=voi))
+    np.testing.assert_allclose(image[0].numpy(), expected, atol=1e-6)
+    assert (image.meta["voi"], image.meta["voi_index"]) == (name, index)
+    assert ("voi_first_of_several" in image.meta["flags"]) == (voi is None)
 
 
-def test_a_square_of_a_png_and_of_an_array_of_the_store(tmp_path: Path) -> None:
-    path = png(tmp_path, SPECIMEN * 16)
-    stored = ingested(tmp_path, path, "voi")
-    np.testing.assert_allclose(read_square(path, 48), stored, atol=1 / 255)
-    array = next((tmp_path / "store").rglob("*.npy"))
-    np.testing.assert_allclose(read_square(array, 48), stored, atol=1e-6)
-    assert read_square(array, 32).shape == (32, 32)
+@pytest.mark.parametrize("voi", [4, -1, "soft tissue", ""])
+def test_a_voi_that_the_image_does_not_have_is_an_error_that_quotes_no_header(voi: int | str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has 4 VOI LUTs and windows") as caught:
+        RadiographReader(voi=voi).get_data([dicom(tmp_path, stored=GREYS, **SEVERAL)])
+    assert "LUNG" not in str(caught.value)
+
+
+def test_a_choice_among_vois_needs_a_preset_that_looks_at_them() -> None:
+    with pytest.raises(ValueError, match="leave it out"):
+        RadiographReader(preset="percentile", voi=1)
 
 
 def test_squares_that_cannot_be(tmp_path: Path) -> None:
@@ -240,14 +287,6 @@ def test_squares_that_cannot_be(tmp_path: Path) -> None:
             read_square(tmp_path / name, 48)
     with pytest.raises(ValueError, match="voi, percentile, mimic-jpg"):
         read_square(dicom(tmp_path), 48, "nice")
-
-
-def test_the_reader_tells_enough_to_make_the_square(tmp_path: Path) -> None:
-    path = dicom(tmp_path, stored=SPECIMEN, PixelAspectRatio=[2, 1])
-    image = loaded(path)
-    square = fit_square(image[0].numpy(), 48, image.meta["pixel_aspect"])[0]
-    np.testing.assert_array_equal(square, read_square(path, 48))
-    assert loaded(png(tmp_path, MARK)).meta["pixel_aspect"] == 1
 
 
 # PNG and JPEG
@@ -259,7 +298,7 @@ def test_pngs_of_any_depth_and_channels(dtype: type, channels: int, tmp_path: Pa
     full = np.iinfo(dtype).max
     grey = np.random.default_rng(0).integers(0, full, (20, 30), dtype=dtype)
     array = grey if channels == 1 else np.stack([grey] * 3 + [np.full_like(grey, full // 2)] * (channels - 3), axis=-1)
-    picture = raster_picture(png(tmp_path, array))
+    picture = raster_picture(png(tmp_path, array).read_bytes())
     assert picture.pixels.dtype == np.float32
     np.testing.assert_allclose(picture.pixels, grey / full, atol=1e-6)
     assert picture.flags == (("alpha",) if channels == 4 else ())
@@ -267,7 +306,7 @@ def test_pngs_of_any_depth_and_channels(dtype: type, channels: int, tmp_path: Pa
 
 def test_colour_becomes_luminance_and_is_flagged(tmp_path: Path) -> None:
     blue, green, red = np.random.default_rng(0).integers(0, 256, (3, 20, 30))
-    picture = raster_picture(png(tmp_path, np.stack([blue, green, red], axis=-1).astype(np.uint8)))
+    picture = raster_picture(png(tmp_path, np.stack([blue, green, red], axis=-1).astype(np.uint8)).read_bytes())
     np.testing.assert_allclose(picture.pixels, (0.299 * red + 0.587 * green + 0.114 * blue) / 255, atol=1e-5)
     assert picture.flags == ("colour",)
 
@@ -282,7 +321,7 @@ def test_a_palette_is_looked_up(tmp_path: Path) -> None:
 
 
 def test_twelve_bit_values_in_a_sixteen_bit_png_are_flagged(tmp_path: Path) -> None:
-    assert raster_picture(png(tmp_path, np.full((4, 4), 4095, np.uint16))).flags == ("narrow_range",)
+    assert raster_picture(png(tmp_path, np.full((4, 4), 4095, np.uint16)).read_bytes()).flags == ("narrow_range",)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -315,7 +354,7 @@ def test_transparent_colours_of_a_png_are_dropped_and_flagged(tmp_path: Path) ->
     path = png(tmp_path, MARK)
     whole = path.read_bytes()
     path.write_bytes(whole[:33] + png_chunk(b"tRNS", b"\0\xff") + whole[33:])
-    picture = raster_picture(path)
+    picture = raster_picture(path.read_bytes())
     np.testing.assert_array_equal(picture.pixels * 255, MARK)
     assert picture.flags == ("alpha",)
 

@@ -7,18 +7,19 @@ from made_dicom import change, made, saved
 
 from preprocessing.dicom import image_facts, read_dicom
 from preprocessing.errors import UnusableFile
-from preprocessing.selection import FLAGS, check_selected
+from preprocessing.selection import FLAGS, SelectionPolicy, check_selected
 
 RAMP = np.arange(24 * 40, dtype=np.uint16).reshape(24, 40)
 CR = "1.2.840.10008.5.1.4.1.1.1"
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+DEFAULT = SelectionPolicy()
 
 
-def outcome(folder: Path, **elements: Any) -> tuple[str, ...] | str:
+def outcome(folder: Path, policy: SelectionPolicy = DEFAULT, **elements: Any) -> tuple[str, ...] | str:
     """The flags of an image that is taken, the reason of one that is not."""
     dataset = read_dicom(saved(folder, change(made(RAMP), **elements)))
     try:
-        flags = check_selected(dataset, image_facts(dataset))
+        flags = check_selected(dataset, image_facts(dataset), policy)
     except UnusableFile as error:
         return error.reason
     assert set(flags) <= set(FLAGS)
@@ -51,6 +52,41 @@ def test_a_chest_radiograph_is_taken(tmp_path: Path) -> None:
 )
 def test_what_is_taken_and_what_not(elements: dict[str, Any], expected: object, tmp_path: Path) -> None:
     assert outcome(tmp_path, **elements) == expected
+
+
+RAW = {"PresentationIntentType": "FOR PROCESSING"}
+BURNED = {"BurnedInAnnotation": "YES"}
+SCREENSHOT = {"SOPClassUID": CAPTURE, "ImageType": ["DERIVED", "SECONDARY"]}
+COLOUR = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "accepted", "flag"),
+    [
+        (SelectionPolicy(for_processing="convert"), RAW, "for_processing"),
+        (SelectionPolicy(for_processing="convert"), {"SOPClassUID": CR + ".1.1"}, "for_processing"),
+        (SelectionPolicy(burned_in="accept"), BURNED, "burned_in_annotation"),
+        (SelectionPolicy(captures="accept"), SCREENSHOT, "secondary_capture"),
+        (SelectionPolicy(captures="accept"), COLOUR, "colour"),
+        (SelectionPolicy(captures="accept"), {"PhotometricInterpretation": "PALETTE COLOR"}, "colour"),
+    ],
+)
+def test_what_a_policy_lets_in_is_flagged_and_nothing_else_is_let_in(
+    policy: SelectionPolicy, accepted: dict[str, Any], flag: str, tmp_path: Path
+) -> None:
+    assert outcome(tmp_path, **accepted) == flag
+    assert outcome(tmp_path, policy, **accepted) == (flag,)
+    for other, reason in (RAW, "for_processing"), (BURNED, "burned_in_annotation"), (COLOUR, "colour"):
+        if reason != flag and not (policy.captures == "accept" and reason == "colour"):
+            assert outcome(tmp_path, policy, **accepted, **other) == reason
+    for other, reason in ({"Modality": "CT"}, "other_modality"), ({"BodyPartExamined": "HAND"}, "other_body_part"):
+        assert outcome(tmp_path, policy, **accepted, **other) == reason
+
+
+def test_raw_images_that_are_taken_are_not_also_said_to_be_perhaps_raw(tmp_path: Path) -> None:
+    for relationship in ("LIN", "LOG"):
+        elements = RAW | {"PixelIntensityRelationship": relationship}
+        assert outcome(tmp_path, SelectionPolicy(for_processing="convert"), **elements) == ("for_processing",)
 
 
 @pytest.mark.parametrize("suffix", ["", ".1", ".2", ".3", ".4"])
