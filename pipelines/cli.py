@@ -22,8 +22,18 @@ import typer
 from fire.parser import DefaultParseValue
 from local_mi.errors import ConfigurationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from preprocessing.errors import InputError
 
@@ -41,6 +51,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stderr = Console(stderr=True)
+
+MOST_SHOWN = 12
+"""Values of one fact in a summary."""
 
 
 class Stage(StrEnum):
@@ -129,11 +142,14 @@ def ingest(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder of DICOM files, searched through all its folders; or a manifest, a CSV or Parquet table of "
-            "PNG and JPEG images with the columns image, study, patient and, if known, view, text or report, split."
+            help="Folder of DICOM files and ZIP archives, searched through all its folders; a ZIP; a DICOMDIR; a .txt "
+            "list of files; or a manifest, a CSV or Parquet table of PNG and JPEG images with the columns image, "
+            "study, patient and, if known, view, text or report, split."
         ),
     ],
-    store: Annotated[Path, typer.Argument(help="The store to make, or to make again from the same source.")],
+    store: Annotated[
+        Path, typer.Argument(help="The store to make, or to bring up to date: only new and changed files are read.")
+    ],
     reports: Annotated[
         Path | None,
         typer.Option(
@@ -145,10 +161,30 @@ def ingest(
         typer.Option(help="CSV or Parquet: `study`, then a column a label with 1, 0, -1 (uncertain) or blank."),
     ] = None,
     private: Annotated[
-        Path | None, typer.Option(help="Folder for the key and the link back to identities; default STORE.private.")
+        Path | None,
+        typer.Option(help="Folder for ledger, key and the link back to identities; default STORE.private."),
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="File of the key of the pseudonyms, if it is not in the private folder.")
+    ] = None,
+    identities: Annotated[
+        bool, typer.Option(help="Keep the link from pseudonyms back to identities in the private folder.")
+    ] = True,
     size: Annotated[int, typer.Option(min=32, help="Rows and columns of a stored image.")] = 512,
     preset: Annotated[str, typer.Option(help="How pixels become a picture: voi, percentile or mimic-jpg.")] = "voi",
+    image_format: Annotated[str, typer.Option(help="Of the stored images: npy or png.")] = "npy",
+    bit_depth: Annotated[int, typer.Option(help="Of the stored images: 8 or 16.")] = 8,
+    interpolation: Annotated[str, typer.Option(help="How images are scaled: area, linear or lanczos.")] = "area",
+    crop: Annotated[bool, typer.Option("--crop", help="Cut images to the collimator or shutter declared.")] = False,
+    reduced_resolution: Annotated[
+        bool,
+        typer.Option("--reduced-resolution", help="Decode JPEG 2000 no finer than needed: much faster, not exact."),
+    ] = False,
+    for_processing: Annotated[
+        str, typer.Option(help="Images FOR PROCESSING: reject, or convert (logarithm, then percentiles).")
+    ] = "reject",
+    burned_in: Annotated[str, typer.Option(help="Images with BurnedInAnnotation YES: reject or accept.")] = "reject",
+    captures: Annotated[str, typer.Option(help="Secondary captures and colour: reject or accept.")] = "reject",
     text_policy: Annotated[
         str,
         typer.Option(
@@ -158,13 +194,31 @@ def ingest(
     ] = "findings+impression",
     seed: Annotated[int, typer.Option(help="Of the split by patient.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    scheduler: Annotated[
+        str, typer.Option(help="Address or file of a Dask scheduler, whose workers convert instead.")
+    ] = "",
 ) -> None:
     """Turn DICOM radiographs (or PNG/JPEG) and reports into a store: images, tables, rejects, a MONAI datalist."""
-    from preprocessing.ingest import IngestConfiguration
+    from preprocessing.configuration import IngestConfiguration
     from preprocessing.ingest import ingest as run_ingest
     from preprocessing.tables import is_table
 
-    configuration = IngestConfiguration(preset=preset, size=size, text_policy=text_policy, seed=seed, workers=workers)
+    configuration = IngestConfiguration(
+        preset=preset,
+        size=size,
+        image_format=image_format,
+        bit_depth=bit_depth,
+        interpolation=interpolation,
+        crop=crop,
+        reduced_resolution=reduced_resolution,
+        for_processing=for_processing,
+        burned_in=burned_in,
+        captures=captures,
+        text_policy=text_policy,
+        seed=seed,
+        workers=workers,
+        scheduler=scheduler,
+    )
     with _progress("ingesting") as on_progress:
         is_manifest = is_table(source)
         summary = run_ingest(
@@ -174,10 +228,35 @@ def ingest(
             reports=reports,
             labels=labels,
             private=private,
+            key=key,
+            identities=identities,
             configuration=configuration,
             on_progress=on_progress,
         )
     _print_summary(summary)
+
+
+@app.command()
+def scan(
+    source: Annotated[Path, typer.Argument(help="As for `ingest`, but for a manifest.")],
+    for_processing: Annotated[
+        str, typer.Option(help="Count images FOR PROCESSING as ingest would: reject or convert.")
+    ] = "reject",
+    burned_in: Annotated[str, typer.Option(help="Count BurnedInAnnotation YES so: reject or accept.")] = "reject",
+    captures: Annotated[str, typer.Option(help="Count secondary captures and colour so: reject or accept.")] = "reject",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Count what is in an archive from headers alone, and what ingest would take and leave out; writes nothing."""
+    from pipelines.scan import print_scan
+    from preprocessing.configuration import IngestConfiguration
+    from preprocessing.header_scan import scan_archive
+
+    configuration = IngestConfiguration(
+        for_processing=for_processing, burned_in=burned_in, captures=captures, workers=workers
+    )
+    with _progress("scanning") as on_progress:
+        summary = scan_archive(source, configuration.selection, workers=workers, on_progress=on_progress)
+    print_scan(summary, Console())
 
 
 @app.command()
@@ -291,6 +370,13 @@ def _step(description: str) -> Iterator[OnProgress]:
         yield on_progress
 
 
+class _RateColumn(ProgressColumn):
+    """Files, studies or whatever is counted, a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
 @contextmanager
 def _progress(description: str) -> Iterator[OnProgress]:
     """A progress bar on stderr that is fed with (done, total)."""
@@ -298,6 +384,7 @@ def _progress(description: str) -> Iterator[OnProgress]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -317,9 +404,20 @@ def _print_summary(summary: "IngestSummary") -> None:
         )
         for reason, count in sorted(outcomes.reasons.items()):
             table.add_row("", f"{count} {reason}")
+    table.add_row("this run", f"{summary.converted} image files converted in {summary.seconds:.0f} s, the rest before")
     table.add_row("store", f"{summary.images} images, {summary.studies} studies, {summary.patients} patients")
     table.add_row("", f"{summary.sentences} sentences; studies by report: {_counts(summary.report_status)}")
-    for name in ("splits", "views", "modalities", "transfer_syntaxes", "vois", "flags"):
+    for name in (
+        "splits",
+        "views",
+        "modalities",
+        "transfer_syntaxes",
+        "decoders",
+        "presets",
+        "vois",
+        "original_sizes",
+        "flags",
+    ):
         table.add_row(name.replace("_", " "), _counts(getattr(summary, name)))
     if summary.labels_matched or summary.labels_unmatched:
         table.add_row(
@@ -330,7 +428,12 @@ def _print_summary(summary: "IngestSummary") -> None:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+    """The most frequent, for people; all of them are in run.json."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count} {name}" for name, count in ordered[:MOST_SHOWN]]
+    if len(ordered) > MOST_SHOWN:
+        shown.append(f"{sum(count for _, count in ordered[MOST_SHOWN:])} of {len(ordered) - MOST_SHOWN} other kinds")
+    return ", ".join(shown) or "none"
 
 
 def _parsed(settings: list[str] | None) -> dict[str, Any]:

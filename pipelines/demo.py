@@ -20,7 +20,8 @@ from pipelines.ground import draw_grounding, ground
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
 from preprocessing.errors import InputError
 from preprocessing.identity import make_private_folder, write_private
-from preprocessing.ingest import IngestConfiguration, OnProgress, ingest
+from preprocessing.configuration import IngestConfiguration
+from preprocessing.ingest import OnProgress, ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 
 MARKER = "demo.json"  # a folder with it, made by the demo, may be replaced

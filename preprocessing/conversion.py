@@ -1,15 +1,16 @@
 """One file to its arrays in the store and its rows of the image table: what a worker of `ingest` does.
 
 Never raises for a bad file: what is wrong with it comes back as a reason. Originals of identifiers travel in
-`Converted` to the parent process, which writes them to the private side table and nowhere else.
+`Converted` to the process that keeps the private ledger, and go nowhere else.
 """
 
 import hashlib
 import io
 import os.path
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from datetime import date
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -17,41 +18,37 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from preprocessing.dicom import ImageFacts, image_facts, read_dicom, stored_values
+from preprocessing.dicom import ImageFacts, image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
 from preprocessing.files import StoreNotWritable, write_atomically
-from preprocessing.geometry import fit_square
-from preprocessing.identity import pseudonym
+from preprocessing.identity import day_shift, pseudonym
 from preprocessing.manifest import ManifestRow
+from preprocessing.preparation import Preparation, PreparedImage, prepare_frames, prepare_picture
 from preprocessing.rasters import RASTER_SUFFIXES, raster_picture
-from preprocessing.rendering import Picture, render
-from preprocessing.selection import check_selected
-from preprocessing.store import IDENTITY_SCHEMA, IMAGE_SCHEMA
-
-
-@dataclass(frozen=True, slots=True)
-class SourceImage:
-    """A file to convert.
-
-    Args:
-        path: where it is.
-        origin: its name relative to the source as `files.path_text`, by which runs know it again; an identifier.
-        row: what the manifest says about it; its identities and view count before the header's.
-    """
-
-    path: Path
-    origin: str
-    row: ManifestRow | None = None
+from preprocessing.selection import SelectionPolicy, check_selected
+from preprocessing.sources import SourceImage, source_bytes
+from preprocessing.store import IMAGE_SCHEMA
 
 
 @dataclass(frozen=True)
 class ConversionSettings:
-    """What every worker needs: folder of the store, key of the pseudonyms, preset and side of the square in pixels."""
+    """What every worker needs: folder of the store, key of the pseudonyms, and what is done to which images."""
 
     store: Path
     key: bytes = field(repr=False)
-    preset: str
-    size: int
+    preparation: Preparation
+    selection: SelectionPolicy
+    image_format: str
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Identities of one file as its header or the manifest has them; blank where unknown."""
+
+    sop: str = ""
+    study: str = ""
+    patient: str = ""
+    accession: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,41 +56,27 @@ class Converted:
     """Outcome of one file.
 
     Args:
-        source: the task.
+        file: pseudonym of its name.
         reason: why it was left out, with `detail` for people; blank for a file that was taken.
-        rows: rows of the image table, one a frame; their `file` is set.
-        sop: what tells images apart: SOP Instance UID, or the manifest's path.
-        study, accession, patient: originals; blank where unknown.
-        names: (pseudonym, kind, original) of everything that was replaced.
+        rows: rows of the image table, one a frame; their arrays are in the store.
+        sop, study, patient, accession: pseudonyms; blank where unknown. `sop` tells images apart: it stands for the SOP
+            Instance UID, or for the manifest's path.
+        is_nameless: whether the file names no patient, so that its study stands for one.
+        day: date of the study, shifted by a number of days that is the patient's own (`identity.day_shift`).
+        originals: what the pseudonyms stand for; for the private side table and nothing else.
     """
 
-    source: SourceImage
+    file: str
     reason: str = ""
     detail: str = ""
     rows: tuple[dict[str, Any], ...] = ()
     sop: str = ""
     study: str = ""
-    accession: str = ""
     patient: str = ""
-    names: tuple[tuple[str, str, str], ...] = ()
-
-    @property
-    def is_nameless(self) -> bool:
-        """Whether the file names no patient, so that its study stands for one."""
-        return self.patient.startswith(_STUDY_AS_PATIENT)
-
-
-_STUDY_AS_PATIENT = "study\0"
-
-
-@dataclass(frozen=True)
-class _Identities:
-    """Originals of one file, blanks filled with something that keeps it apart from all others."""
-
-    sop: str
-    study: str
-    patient: str
-    flags: tuple[str, ...]
+    accession: str = ""
+    is_nameless: bool = False
+    day: int | None = None
+    originals: Originals = field(default=Originals(), repr=False)
 
 
 def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
@@ -104,41 +87,80 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
     """
     cv2.setNumThreads(1)  # the pool has a process a core already
     row = source.row
-    outcome = Converted(source, study=row.study if row else "", patient=row.patient if row else "")
+    known = Originals(study=row.study, patient=row.patient) if row else Originals()
     try:
-        if row is not None and source.path.suffix.lower() in RASTER_SUFFIXES:
-            return _convert_raster(settings, outcome, row)
-        dataset = read_dicom(source.path)
+        data = source_bytes(source)
+        if row is not None and _is_raster(source):
+            known = replace(known, sop=f"manifest\0{os.path.normpath(row.image)}")
+            raster = prepare_picture(raster_picture(data), settings.preparation)
+            return _stored(settings, source, known, iter([raster]), _manifest_columns(row), "")
+        dataset = parse_dicom(data)
         facts = image_facts(dataset)
-        outcome = replace(
-            outcome,
-            study=outcome.study or facts.study_instance_uid,
-            accession=facts.accession_number,
-            patient=outcome.patient or facts.patient_id,
-        )
-        flags = check_selected(dataset, facts)
-        stored = stored_values(dataset)
-        pictures = (render(dataset, frame, settings.preset) for frame in stored)
-        identities = _identities(source, facts)
-        shared = _header_columns(facts, row, (*facts.flags, *flags, *identities.flags))
-        return _stored(settings, outcome, identities, pictures, len(stored), facts.pixel_aspect, shared)
+        known = _originals(row, facts)
+        selected = check_selected(dataset, facts, settings.selection)
+        known, missing = _without_blanks(source, known)
+        columns = _header_columns(facts, row, (*facts.flags, *selected, *missing))
+        frames = prepare_frames(dataset, facts, settings.preparation)
+        return _stored(settings, source, known, frames, columns, facts.study_date)
     except UnusableFile as error:
-        return replace(outcome, reason=error.reason, detail=error.detail)
+        return _left_out(settings, source, known, error.reason, error.detail)
     except MemoryError:
-        return replace(outcome, reason="out_of_memory", detail="there was not enough memory for this image")
+        return _left_out(settings, source, known, "out_of_memory", "there was not enough memory for this image")
     except StoreNotWritable:
         raise
     except OSError as error:
-        return replace(outcome, reason="read_error", detail=f"the file cannot be read (errno {error.errno})")
+        return _left_out(settings, source, known, "read_error", f"the file cannot be read (errno {error.errno})")
     except Exception as error:
         # The message may quote the file; the type alone is safe to show.
-        return replace(outcome, reason="unexpected_error", detail=f"conversion failed ({type(error).__name__})")
+        detail = f"conversion failed ({type(error).__name__})"
+        return _left_out(settings, source, known, "unexpected_error", detail)
 
 
-def _convert_raster(settings: ConversionSettings, outcome: Converted, row: ManifestRow) -> Converted:
-    picture = raster_picture(outcome.source.path)
-    identities = _Identities(f"manifest\0{os.path.normpath(row.image)}", row.study, row.patient, ())
-    shared: dict[str, Any] = {
+def _left_out(
+    settings: ConversionSettings, source: SourceImage, known: Originals, reason: str, detail: str
+) -> Converted:
+    return Converted(reason=reason, detail=detail, **_pseudonyms(settings.key, source, known))
+
+
+def _pseudonyms(key: bytes, source: SourceImage, known: Originals) -> dict[str, Any]:
+    named = {
+        "sop": known.sop and pseudonym(key, "image", known.sop),
+        "study": known.study and pseudonym(key, "study", known.study),
+        "patient": known.patient and pseudonym(key, "patient", known.patient),
+        "accession": known.accession and pseudonym(key, "accession", known.accession),
+    }
+    return {"file": pseudonym(key, "file", source.origin), "originals": known, **named}
+
+
+def _is_raster(source: SourceImage) -> bool:
+    return PurePath(source.member or source.path).suffix.lower() in RASTER_SUFFIXES
+
+
+def _originals(row: ManifestRow | None, facts: ImageFacts) -> Originals:
+    return Originals(
+        sop=facts.sop_instance_uid,
+        study=row.study if row else facts.study_instance_uid,
+        patient=row.patient if row else facts.patient_id,
+        accession=facts.accession_number,
+    )
+
+
+def _without_blanks(source: SourceImage, known: Originals) -> tuple[Originals, tuple[str, ...]]:
+    """Fill blanks with something that keeps this image apart from all others; return flags for them."""
+    sop = known.sop or f"file\0{source.origin}"
+    study = known.study or f"image\0{sop}"
+    patient = known.patient or f"study\0{study}"
+    missing = {
+        "no_sop_instance_uid": not known.sop,
+        "no_study_instance_uid": not known.study,
+        "no_patient_id": not known.patient,
+    }
+    flags = tuple(flag for flag, holds in missing.items() if holds)
+    return Originals(sop, study, patient, known.accession), flags
+
+
+def _manifest_columns(row: ManifestRow) -> dict[str, Any]:
+    return {
         "view": row.view,
         "view_source": "manifest" if row.view != "UNKNOWN" else "",
         "flags": (),
@@ -149,20 +171,6 @@ def _convert_raster(settings: ConversionSettings, outcome: Converted, row: Manif
         "row_mm": None,
         "column_mm": None,
     }
-    return _stored(settings, outcome, identities, iter([picture]), 1, 1.0, shared)
-
-
-def _identities(source: SourceImage, facts: ImageFacts) -> _Identities:
-    row = source.row
-    sop = facts.sop_instance_uid or f"file\0{source.origin}"
-    study = (row.study if row else facts.study_instance_uid) or f"image\0{sop}"
-    patient = (row.patient if row else facts.patient_id) or _STUDY_AS_PATIENT + study
-    missing = {
-        "no_sop_instance_uid": not facts.sop_instance_uid,
-        "no_study_instance_uid": not (row or facts.study_instance_uid),
-        "no_patient_id": not (row or facts.patient_id),
-    }
-    return _Identities(sop, study, patient, tuple(flag for flag, holds in missing.items() if holds))
 
 
 def _header_columns(facts: ImageFacts, row: ManifestRow | None, flags: tuple[str, ...]) -> dict[str, Any]:
@@ -183,100 +191,104 @@ def _header_columns(facts: ImageFacts, row: ManifestRow | None, flags: tuple[str
 
 def _stored(
     settings: ConversionSettings,
-    outcome: Converted,
-    identities: _Identities,
-    pictures: Iterator[Picture],
-    frames: int,
-    pixel_aspect: float,
-    shared: dict[str, Any],
+    source: SourceImage,
+    known: Originals,
+    images: Iterator[PreparedImage],
+    columns: dict[str, Any],
+    study_date: str,
 ) -> Converted:
-    """Write every frame and complete the rows."""
-    key = settings.key
-    study, patient = pseudonym(key, "study", identities.study), pseudonym(key, "patient", identities.patient)
-    file = pseudonym(key, "file", outcome.source.origin)
-    names = [(study, "study", identities.study), (patient, "patient", identities.patient)]
+    """Write the array of every frame and complete the rows.
+
+    Arrays are named by the file and not by the image, so that two files that claim to be one image never write to one
+    name.
+    """
+    named = _pseudonyms(settings.key, source, known)
+    prepared = list(images)  # all of them before the first is written: a frame that cannot be decoded loses the file
     rows = []
-    for frame, picture in enumerate(pictures, 1):
-        name = identities.sop if frames == 1 else f"{identities.sop}\0{frame}"
-        image = pseudonym(key, "image", name)
-        names.append((image, "image", name))
-        square, geometry = fit_square(picture.pixels, settings.size, pixel_aspect)
-        path = array_path(image)
-        content = _npy(np.rint(square * 255).astype(np.uint8))
+    for frame, image in enumerate(prepared, 1):
+        several = len(prepared) > 1
+        content = _encoded(image.array, settings.image_format)
         rows.append(
             {
-                **shared,
-                "image": image,
-                "study": study,
-                "patient": patient,
-                "file": file,
+                **columns,
+                **_columns_of(image),
+                "image": pseudonym(settings.key, "image", f"{known.sop}\0{frame}") if several else named["sop"],
+                "study": named["study"],
+                "patient": named["patient"],
+                "file": named["file"],
                 "frame": frame,
-                "preset": settings.preset,
-                "voi": picture.voi,
-                "flags": sorted({*shared["flags"], *picture.flags}),
-                "rows": geometry.rows,
-                "columns": geometry.columns,
-                "size": geometry.size,
-                "scale_rows": geometry.scale_rows,
-                "scale_columns": geometry.scale_columns,
-                "offset_rows": geometry.offset_rows,
-                "offset_columns": geometry.offset_columns,
-                **_statistics(picture.pixels),
-                "path": path,
+                "preset": settings.preparation.preset,
+                "flags": sorted({*columns["flags"], *image.flags}),
+                "path": array_path(named["file"] + (f"_{frame}" if several else ""), settings.image_format),
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
         )
-        _check_row(rows[-1], names)
-        _write_array(settings.store, path, content)
-    return replace(
-        outcome,
+        _check_row(rows[-1], known)
+        _write_array(settings.store, rows[-1]["path"], content)
+    return Converted(
         rows=tuple(rows),
-        sop=identities.sop,
-        study=identities.study,
-        patient=identities.patient,
-        names=tuple(names),
+        is_nameless="no_patient_id" in columns["flags"],
+        day=_shifted_day(study_date, day_shift(settings.key, named["patient"])),
+        **named,
     )
 
 
-def array_path(image: str) -> str:
-    """Where an image's array lies in the store; two digits make 256 folders, so that none gets too long."""
-    return f"images/{image[:2]}/{image}.npy"
+def _columns_of(image: PreparedImage) -> dict[str, Any]:
+    geometry = image.geometry
+    return {
+        "voi": image.voi,
+        "decoder": image.decoder,
+        "rows": geometry.rows,
+        "columns": geometry.columns,
+        "size": geometry.size,
+        "scale_rows": geometry.scale_rows,
+        "scale_columns": geometry.scale_columns,
+        "offset_rows": geometry.offset_rows,
+        "offset_columns": geometry.offset_columns,
+        "mean": round(image.mean, 6),
+        "deviation": round(image.deviation, 6),
+        "clipped": round(image.clipped, 6),
+    }
 
 
-def _statistics(pixels: NDArray[np.float32]) -> dict[str, float]:
-    """Mean, standard deviation and share of clipped pixels (0 or 1), before scaling: outliers are looked at first."""
-    clipped = np.count_nonzero((pixels <= 0) | (pixels >= 1)) / pixels.size
-    mean, deviation = float(pixels.mean(dtype=np.float64)), float(pixels.std(dtype=np.float64))
-    return {"mean": round(mean, 6), "deviation": round(deviation, 6), "clipped": round(clipped, 6)}
+def _shifted_day(study_date: str, shift: int) -> int | None:
+    try:
+        return date(int(study_date[:4]), int(study_date[4:6]), int(study_date[6:])).toordinal() + shift
+    except ValueError:
+        return None
 
 
-def _check_row(row: dict[str, Any], names: Iterable[tuple[str, str, str]]) -> None:
+def array_path(name: str, image_format: str) -> str:
+    """Where an array lies in the store; two digits make 256 folders, so that none gets too long."""
+    return f"images/{name[:2]}/{name}.{image_format}"
+
+
+def _check_row(row: dict[str, Any], known: Originals) -> None:
     """Refuse what the tables cannot hold, here where it costs one file and not the job."""
     try:
         pl.DataFrame([row], schema=IMAGE_SCHEMA)
-        pl.DataFrame(list(names), schema=IDENTITY_SCHEMA, orient="row")
+        for original in (known.sop, known.study, known.patient, known.accession):
+            original.encode()
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         raise UnusableFile("impossible_value", "a value in the header is out of range for the tables") from error
 
 
-def _npy(array: NDArray[np.uint8]) -> bytes:
+def _encoded(array: NDArray[np.unsignedinteger[Any]], image_format: str) -> bytes:
+    if image_format == "png":
+        return bytes(cv2.imencode(".png", array)[1])
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def _write_array(store: Path, path: str, content: bytes) -> None:
-    """Write an array unless it is there already; before one changes, the store ceases to be complete.
+    """Write an array.
 
     Raises:
         StoreNotWritable: for instance on a full disk.
     """
     array = store / path
     try:
-        if array.exists():
-            if array.read_bytes() == content:
-                return
-            (store / "run.json").unlink(missing_ok=True)
         array.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(array, content)
     except OSError as error:

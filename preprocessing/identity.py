@@ -21,7 +21,7 @@ KEY_BYTES = 32
 PSEUDONYM_DIGITS = 24
 """Hexadecimal digits, 96 bits: two of a billion identities meet with a probability below 1e-10."""
 
-KINDS = frozenset({"patient", "study", "image", "file", "report"})
+KINDS = frozenset({"patient", "study", "accession", "image", "file", "report"})
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
@@ -35,6 +35,14 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
     if kind not in KINDS:
         raise ValueError(f"unknown kind of pseudonym: {kind}")
     return _digest(key, f"{kind}\0{value}")
+
+
+def day_shift(key: bytes, patient: str) -> int:
+    """Days by which all dates of a patient are moved: 0 to 36,524, from the key (PS3.15 annex E.3.6).
+
+    Differences between dates of one patient stay; the dates themselves tell nothing.
+    """
+    return int(_digest(key, f"dates\0{patient}"), 16) % 36525
 
 
 def key_fingerprint(key: bytes) -> str:

@@ -43,11 +43,12 @@ class IngestSummary:
         files: image files by outcome.
         reports: reports by outcome.
         images, studies, patients: rows in the store; an image is one frame.
-        views, modalities, transfer_syntaxes, vois, flags: images by each.
+        views, modalities, transfer_syntaxes, decoders, presets, vois, original_sizes, flags: images by each.
         splits: studies by split.
         report_status: studies by what became of their report.
         sentences: number of sentences in all.
         labels_matched, labels_unmatched: rows of the label table that found a study, and that did not.
+        converted: files that this run converted; the others were known from runs before.
         seconds: wall time.
     """
 
@@ -61,19 +62,23 @@ class IngestSummary:
     views: dict[str, int]
     modalities: dict[str, int]
     transfer_syntaxes: dict[str, int]
+    decoders: dict[str, int]
+    presets: dict[str, int]
     vois: dict[str, int]
+    original_sizes: dict[str, int]
     flags: dict[str, int]
     splits: dict[str, int]
     report_status: dict[str, int]
     sentences: int
     labels_matched: int
     labels_unmatched: int
+    converted: int
     seconds: float
 
     def counts(self) -> dict[str, Any]:
-        """Everything but places and time, as plain data: the same for the same input."""
+        """What the store holds, as plain data: the same for the same input, however it was made."""
         content = asdict(self)
-        return {name: content[name] for name in content if name not in ("store", "private", "seconds")}
+        return {name: content[name] for name in content if name not in ("store", "private", "converted", "seconds")}
 
 
 def outcomes(seen: int, accepted: int, reasons: Iterable[str]) -> Outcomes:

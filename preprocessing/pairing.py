@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from preprocessing.conversion import Converted
+import polars as pl
+
 from preprocessing.errors import UnusableFile
+from preprocessing.identity import pseudonym
 from preprocessing.report_sources import RejectedReport, ReportRecord
 from preprocessing.sections import report_text, split_sections
 from preprocessing.sentences import split_sentences, words_in
@@ -23,24 +25,18 @@ class StudyIndex:
     """Finds the study that a key means.
 
     Args:
-        taken: outcomes of files that are in the store.
-        left_out: outcomes of files that are not.
+        files: `ledger.FILE_SCHEMA`; those with a blank reason are in the store.
+        key: of the pseudonyms.
     """
 
-    def __init__(self, taken: Iterable[Converted], left_out: Iterable[Converted]) -> None:
-        self._pseudonyms: dict[str, str] = {}  # of the studies that are in the store, by original
-        self._meanings: dict[str, set[str]] = {}  # of a key: studies in the store or not
-        for outcome in taken:
-            self._pseudonyms[outcome.study] = outcome.rows[0]["study"]
-            self._learn(outcome)
-        for outcome in left_out:
-            self._learn(outcome)
-
-    def _learn(self, outcome: Converted) -> None:
+    def __init__(self, files: pl.DataFrame, key: bytes) -> None:
+        self._key = key
+        self._in_store = set(files.filter(pl.col("reason") == "")["study"])
+        self._left_out = set(files["study"]) - self._in_store - {""}
         # A file without a study is not known to be of the study that others with its accession number name.
-        study = outcome.study or f"file\0{outcome.source.origin}"
-        for key in filter(None, (outcome.study, outcome.accession)):
-            self._meanings.setdefault(key, set()).add(study)
+        study = pl.when(pl.col("study") == "").then("file").otherwise("study")
+        named = files.filter(pl.col("accession") != "")
+        self._by_accession = dict(named.group_by("accession").agg(study.unique().alias("studies")).iter_rows())
 
     def find(self, key: str) -> str:
         """Pseudonym of the study.
@@ -48,15 +44,18 @@ class StudyIndex:
         Raises:
             UnusableFile: `ambiguous_accession`, `no_usable_image` or `no_such_study`.
         """
-        studies = self._meanings.get(key, set())
+        study = pseudonym(self._key, "study", key)
+        studies: set[str] = set(self._by_accession.get(pseudonym(self._key, "accession", key), ()))
+        if study in self._in_store or study in self._left_out:
+            studies.add(study)
         if not studies:
             raise UnusableFile("no_such_study", "no image has its study id or accession number")
         if len(studies) > 1:
             raise UnusableFile("ambiguous_accession", "its accession number belongs to several studies")
         (study,) = studies
-        if study not in self._pseudonyms:
+        if study not in self._in_store:
             raise UnusableFile("no_usable_image", "all images of its study were left out")
-        return self._pseudonyms[study]
+        return study
 
     def find_or_none(self, key: str) -> str | None:
         """Pseudonym of the study, or `None` where `find` raises."""

@@ -6,7 +6,7 @@ is, `ingest` finds out; nothing is guessed here.
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class RejectedReport:
     detail: str
 
 
-def read_reports(source: Path, images: Collection[Path] = ()) -> Iterator[ReportRecord | RejectedReport]:
+def read_reports(source: Path, images: Iterable[Path] = ()) -> Iterator[ReportRecord | RejectedReport]:
     """Yield the reports of a folder of `.txt` files (searched in depth, named by key), or of a CSV or Parquet table.
 
     A table has a column `study` or `accession` (or both: the study counts), and a column `text`. Every file or row
@@ -54,7 +54,7 @@ def read_reports(source: Path, images: Collection[Path] = ()) -> Iterator[Report
 
     Args:
         source: folder or table.
-        images: files that are accounted for as images, where both lie in one folder.
+        images: files and folders that are accounted for as images, where both lie in one folder.
 
     Raises:
         InputError: when the source is not there, has no report, or is a table without these columns.
@@ -100,6 +100,7 @@ def _read_folder(source: Path, images: Collection[str]) -> Iterator[ReportRecord
     paths: list[Path] = []
     for folder, folders, names in os.walk(source, onerror=closed.append):
         links = [name for name in folders if Path(folder, name).is_symlink()]
+        folders[:] = [name for name in folders if os.path.abspath(Path(folder, name)) not in images]  # noqa: PTH100
         paths += [Path(folder, name) for name in (*names, *links)]
     paths += [Path(error.filename) for error in closed]
     paths = sorted(path for path in paths if os.path.abspath(path) not in images)  # noqa: PTH100

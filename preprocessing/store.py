@@ -2,16 +2,18 @@
 
     OUT/store.json          format version, configuration and keyed hash of the source, written first; a run with
                             another one is refused
-    OUT/images/ab/ab12.npy  uint8 (size, size), a file each
+    OUT/images/ab/ab12.npy  uint8 or uint16 (size, size), a file each; or .png
     OUT/images.parquet      a row an image (`IMAGE_SCHEMA`)
     OUT/studies.parquet     a row a study (`STUDY_SCHEMA`, then a column a label)
     OUT/rejects.parquet     a row a file left out (`REJECT_SCHEMA`), and the same as rejects.csv
     OUT/datalist.json       MONAI datalist by split
     OUT/contact_sheet.png   pictures to look at, outliers first
     OUT/run.json            counts, versions, hashes; written last, so a store without it is not complete
-    OUT.private/            key and identity.parquet: the only way back; can be left out
+    OUT/history.jsonl       a line a run: when, how long, how many new files
+    OUT.private/            key, ledger.sqlite (what became of every file) and identity.parquet: the only way back
 
-All files appear at once under their names (`files.write_atomically`). Nothing in OUT holds an identifier.
+All files appear at once under their names (`files.write_atomically`). Nothing in OUT holds an identifier, and all of it
+but history.jsonl depends on the sources, the key and the configuration alone, however many runs it took to make it.
 """
 
 import fcntl
@@ -20,7 +22,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +31,8 @@ from typing import Any
 import polars as pl
 
 from preprocessing.errors import InputError
-from preprocessing.files import StoreNotWritable, path_text, sweep_temporaries, write_atomically
+from preprocessing.files import StoreNotWritable, is_temporary, path_text, sweep_temporaries, write_atomically
 from preprocessing.identity import (
-    check_private_folder,
     fingerprint,
     key_fingerprint,
     load_key,
@@ -41,7 +42,7 @@ from preprocessing.identity import (
 )
 
 FORMAT = "cxr-local-mi store"
-VERSION = 1
+VERSION = 2
 
 IMAGE_SCHEMA: dict[str, Any] = {
     "image": pl.String,  # pseudonyms: image, study, patient, file
@@ -57,6 +58,7 @@ IMAGE_SCHEMA: dict[str, Any] = {
     "bits_stored": pl.UInt8,
     "preset": pl.String,
     "voi": pl.String,
+    "decoder": pl.String,
     "flags": pl.List(pl.String),
     "rows": pl.UInt32,  # of the original
     "columns": pl.UInt32,
@@ -65,8 +67,8 @@ IMAGE_SCHEMA: dict[str, Any] = {
     "size": pl.UInt32,  # of the stored square; the six numbers of `geometry.Geometry`
     "scale_rows": pl.Float64,
     "scale_columns": pl.Float64,
-    "offset_rows": pl.UInt32,
-    "offset_columns": pl.UInt32,
+    "offset_rows": pl.Float64,
+    "offset_columns": pl.Float64,
     "mean": pl.Float64,  # of the rendered original in [0, 1]
     "deviation": pl.Float64,
     "clipped": pl.Float64,
@@ -78,6 +80,7 @@ STUDY_SCHEMA: dict[str, Any] = {
     "study": pl.String,
     "patient": pl.String,
     "split": pl.String,
+    "days": pl.Int32,  # since the patient's first study in the store
     "images": pl.UInt32,
     "report_status": pl.String,  # see `pairing.REPORT_STATUS`
     "report_reason": pl.String,  # why there are no sentences; blank where there are
@@ -89,6 +92,9 @@ STUDY_SCHEMA: dict[str, Any] = {
 REJECT_SCHEMA: dict[str, Any] = {"file": pl.String, "kind": pl.String, "reason": pl.String, "detail": pl.String}
 IDENTITY_SCHEMA: dict[str, Any] = {"pseudonym": pl.String, "kind": pl.String, "original": pl.String}
 
+KEY, LEDGER, IDENTITIES = "key", "ledger.sqlite", "identity.parquet"
+"""Files of the private folder."""
+
 _LOCK = ".lock"
 
 
@@ -98,7 +104,7 @@ class OpenStore:
 
     Args:
         path: the store's folder.
-        private: the folder of key and side table.
+        private: the folder of ledger and side table.
         key: key of the pseudonyms.
         configuration: what is stamped on the store.
         identity: number by which the private folder knows that its side table is of this store.
@@ -118,51 +124,63 @@ class OpenStore:
 
 @contextmanager
 def open_store(
-    path: Path, private: Path, configuration: Mapping[str, Any], sources: Sequence[Path | None] = ()
+    path: Path,
+    private: Path,
+    configuration: Mapping[str, Any],
+    sources: Sequence[Path | None] = (),
+    key: Path | None = None,
 ) -> Iterator[OpenStore]:
     """Make a store, or open one made from the same sources with the same configuration and key, for this process alone.
 
-    When the body raises `InputError` or `StoreNotWritable`, all that a new store left is removed, and an old one that
-    the body has not changed is as it was.
+    When the body raises `InputError` or `StoreNotWritable`, a new store that holds no image yet is removed; anything
+    else stays as it is, for the next run to go on with.
 
     Args:
-        path: folder of the store; `private` that of its key and side table, with no other store's side table in it.
+        path: folder of the store; `private` that of its ledger and side table, with no other store's in it.
         configuration: what two runs must agree on.
         sources: folder and manifest that the images come from.
+        key: file of the key, which must be there; `private/key`, made if needed, where `None`.
 
     Raises:
         InputError: when the folder holds something else, another source's images, another configuration, is in use or
             cannot be written; when the key is missing, another, or open to others.
     """
     undo = _Undo()
-    with ExitStack() as lock:
+    with ExitStack() as locks:
         try:
-            _check_places(path, private)
-            undo.makes(path)
+            _check_places(path, private, key)
+            made = _highest_missing(path)
             path.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(_locked(path))
+            locks.enter_context(_locked(path, "store"))
+            undo.folders += made
         except OSError as error:
             raise _not_writable(path, error.errno) from error
         try:
             try:
-                opened = _stamped(path, private, configuration, sources, undo)
+                made = _highest_missing(private)
+                make_private_folder(private)
+                locks.enter_context(_locked(private, "private folder"))
+                undo.folders += made
+                opened = _stamped(path, private, configuration, sources, key, undo)
+                _check_side_table(private, opened.identity)
                 sweep_temporaries([path, private, *(path / "images").glob("*")])
             except OSError as error:
                 place = private if str(error.filename).startswith(str(private)) else path
                 raise _not_writable(place, error.errno) from error
             yield opened
         except (InputError, StoreNotWritable) as error:
-            undo.run(path)
+            undo.run(path, private)
             if isinstance(error, StoreNotWritable):
                 raise _not_writable(path, error.number) from error
             raise
 
 
-def _check_places(path: Path, private: Path) -> None:
+def _check_places(path: Path, private: Path, key: Path | None) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; name a folder for the store")
-    if Path(os.path.realpath(private)).is_relative_to(os.path.realpath(path)):
-        raise InputError(f"{private}: the key must not lie inside the store; name a folder outside of {path}")
+    for place in (private, key or private):
+        if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path)):
+            raise InputError(f"{place}: the key must not lie inside the store; name a place outside of {path}")
 
 
 def _not_writable(path: Path, number: int | None) -> InputError:
@@ -177,46 +195,47 @@ class _Undo:
         self.folders: list[Path] = []
         self.is_new = False
 
-    def makes(self, folder: Path) -> None:
-        """Note the highest folder that making `folder` will create."""
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        if missing:
-            self.folders.append(missing[-1])
-
-    def run(self, store: Path) -> None:
+    def run(self, store: Path, private: Path) -> None:
+        """Remove what was made, unless work was done in it."""
+        if any((store / "images").glob("*/*")):
+            return
         if self.is_new:
             for entry in store.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        for folder in self.folders if self.is_new else ():
+            (private / LEDGER).unlink(missing_ok=True)
+        for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
-        if not self.is_new and (store / "run.json").exists():  # without it, the table may not be that of the datalist
-            remove_unlisted_images(store, pl.read_parquet(store / "images.parquet", columns=["path"])["path"])
+
+
+def _highest_missing(folder: Path) -> list[Path]:
+    """The highest folder that making this one will create, if any."""
+    return [parent for parent in (folder, *folder.parents) if not parent.exists()][-1:]
 
 
 def _stamped(
-    path: Path, private: Path, configuration: Mapping[str, Any], sources: Sequence[Path | None], undo: _Undo
+    path: Path,
+    private: Path,
+    configuration: Mapping[str, Any],
+    sources: Sequence[Path | None],
+    key_file: Path | None,
+    undo: _Undo,
 ) -> OpenStore:
     stamp = path / "store.json"
     if stamp.exists():
         content = _read_stamp(stamp)
         _check_configuration(path, content["configuration"], configuration)
-        check_private_folder(private)
-        key = _key_of_store(path, private, content)
+        key = _key_of_store(path, key_file or private / KEY, content)
         if content.get("source_fingerprint") != fingerprint(key, "source", sources):
             raise InputError(
                 f"{path}: was made from another source; ingest both from one parent folder, or name another store"
             )
         identity = str(content.get("identity"))
-        _check_side_table(private, identity)
     else:
-        if any(entry.name != _LOCK for entry in path.iterdir()):
+        if any(entry.name != _LOCK and not is_temporary(entry) for entry in path.iterdir()):
             raise InputError(f"{path}: is neither empty nor a store; name an empty or new folder")
         undo.is_new = True
-        undo.makes(private)
-        make_private_folder(private)
-        key = load_or_create_key(private / "key")
-        identity = fingerprint(key, "store", [path])
-        _check_side_table(private, identity)
+        key = _given_key(key_file) if key_file else load_or_create_key(private / KEY)
+        identity = fingerprint(key, f"store {hash_of(configuration)}", sources)
         write_json(
             stamp,
             {
@@ -255,7 +274,7 @@ def _check_configuration(path: Path, before: Mapping[str, Any], configuration: M
 
 def _check_side_table(private: Path, identity: str) -> None:
     """Refuse a private folder in which another store's way back would be overwritten."""
-    table = private / "identity.parquet"
+    table = private / IDENTITIES
     if not table.exists():
         return
     try:
@@ -266,23 +285,29 @@ def _check_side_table(private: Path, identity: str) -> None:
         raise InputError(f"{table}: belongs to another store; name another private folder, or move this table away")
 
 
-def _key_of_store(path: Path, private: Path, stamp: Mapping[str, Any]) -> bytes:
+def _key_of_store(path: Path, key_file: Path, stamp: Mapping[str, Any]) -> bytes:
     try:
-        key = load_key(private / "key")
+        key = load_key(key_file)
     except FileNotFoundError:
-        raise InputError(
-            f"{private / 'key'}: the key of store {path} is missing; put it back, or name a new folder"
-        ) from None
+        raise InputError(f"{key_file}: the key of store {path} is missing; put it back, or name a new folder") from None
     if key_fingerprint(key) != stamp.get("key_fingerprint"):
-        raise InputError(
-            f"{private / 'key'}: is not the key with which {path} was made; put that back, or name a new folder"
-        )
+        raise InputError(f"{key_file}: is not the key with which {path} was made; put that back, or name a new folder")
     return key
 
 
+def _given_key(path: Path) -> bytes:
+    """Read the key that was asked for; none is made in its place, whose pseudonyms would be like no others."""
+    try:
+        return load_key(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: there is no such key file; make one with `(umask 077; openssl rand -hex 32 > {path})`"
+        ) from None
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the store's lock; the system lets go of it when the process ends, however that happens."""
+def _locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a folder's lock; the system lets go of it when the process ends, however that happens."""
     lock = path / _LOCK
     with lock.open("a") as file:
         try:
@@ -291,7 +316,7 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             same = False
         if not same:
-            raise InputError(f"{path}: another job is writing to this store; wait for its end or name another folder")
+            raise InputError(f"{path}: another job is writing to this {what}; wait for its end or name another folder")
         yield
 
 
@@ -312,15 +337,15 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def write_identities(opened: OpenStore, names: Iterable[tuple[str, str, str]]) -> None:
-    """Write the side table (pseudonym, kind, original), for its owner alone; one row names the store itself."""
-    store = (opened.identity, "store", path_text(os.path.realpath(opened.path)))
-    rows = sorted({store, *names}, key=lambda name: (name[1], name[0], name[2]))
-    table = pl.DataFrame(rows, schema=IDENTITY_SCHEMA, orient="row")
-    write_private(opened.private / "identity.parquet", parquet_bytes(table))
+def write_identities(opened: OpenStore, identities: pl.DataFrame) -> None:
+    """Write the side table (`IDENTITY_SCHEMA`), for its owner alone; one row more names the store itself."""
+    place = path_text(os.path.realpath(opened.path))
+    own = pl.DataFrame([(opened.identity, "store", place)], schema=IDENTITY_SCHEMA, orient="row")
+    table = pl.concat([own, identities]).unique().sort("kind", "pseudonym", "original")
+    write_private(opened.private / IDENTITIES, parquet_bytes(table))
 
 
-def remove_unlisted_images(store: Path, listed: Iterable[str]) -> None:
+def remove_unlisted_images(store: Path, listed: Collection[str]) -> None:
     """Remove arrays that the image table does not have."""
     kept = set(listed)
     for folder in (store / "images").glob("*"):

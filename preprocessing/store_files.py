@@ -11,15 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import polars as pl
 
 from preprocessing.contact_sheet import contact_sheet, write_png
 from preprocessing.files import StoreNotWritable, write_atomically
 from preprocessing.ingest_summary import IngestSummary
+from preprocessing.ledger import Ledger
 from preprocessing.splits import SPLITS
 from preprocessing.store import (
     FORMAT,
+    IDENTITIES,
+    IDENTITY_SCHEMA,
     VERSION,
     OpenStore,
     parquet_bytes,
@@ -38,17 +42,17 @@ _DISTRIBUTIONS = ("cxr-local-mi", "numpy", "pydicom", "imagecodecs", "opencv-pyt
 
 @dataclass(frozen=True)
 class StoreTables:
-    """Everything that ingest found out; names are (pseudonym, kind, original)."""
+    """Everything that ingest found out; `reports` are (pseudonym, kind, original) of those that were left out."""
 
     images: pl.DataFrame
     studies: pl.DataFrame
     rejects: pl.DataFrame
     labels: tuple[str, ...]
-    names: Sequence[tuple[str, str, str]]
+    reports: Sequence[tuple[str, str, str]]
 
 
 def write_store(
-    opened: OpenStore, tables: StoreTables, summary: IngestSummary, *, seed: int, started: float
+    opened: OpenStore, ledger: Ledger, tables: StoreTables, summary: IngestSummary, *, seed: int, started: float
 ) -> IngestSummary:
     """Write all files of the store; return the summary with the time since `started` (`time.monotonic`).
 
@@ -59,31 +63,40 @@ def write_store(
         StoreNotWritable: for instance on a full disk.
     """
     try:
-        return _write_store(opened, tables, summary, seed, started)
+        return _write_store(opened, ledger, tables, summary, seed, started)
     except OSError as error:
         raise StoreNotWritable(error.errno or 0) from error
 
 
 def _write_store(
-    opened: OpenStore, tables: StoreTables, summary: IngestSummary, seed: int, started: float
+    opened: OpenStore, ledger: Ledger, tables: StoreTables, summary: IngestSummary, seed: int, started: float
 ) -> IngestSummary:
     store = opened.path
     (store / "run.json").unlink(missing_ok=True)
-    write_identities(opened, tables.names)
-    files = {
+    _write_side_table(opened, ledger, tables)
+    files: dict[str, bytes | Iterator[bytes]] = {
         "images.parquet": parquet_bytes(tables.images),
         "studies.parquet": parquet_bytes(tables.studies),
         "rejects.parquet": parquet_bytes(tables.rejects),
         "rejects.csv": tables.rejects.write_csv().encode(),
-        "datalist.json": "".join(_datalist(opened, tables)).encode(),
+        "datalist.json": (line.encode() for line in _datalist(opened, tables)),
     }
-    for name, content in files.items():
-        write_atomically(store / name, content)
+    hashes = {name: write_atomically(store / name, content) for name, content in files.items()}
     remove_unlisted_images(store, tables.images["path"])
     write_png(store / "contact_sheet.png", _sheet(store, tables.images, seed))
     summary = replace(summary, seconds=round(time.monotonic() - started, 3))
-    write_json(store / "run.json", _run_record(opened, summary, files, seed))
+    write_json(store / "run.json", _run_record(opened, ledger, summary, hashes, seed))
+    _add_to_history(store, summary)
     return summary
+
+
+def _write_side_table(opened: OpenStore, ledger: Ledger, tables: StoreTables) -> None:
+    """Write the way back, or take it away where it is not to be kept."""
+    if not ledger.keeps_identities:
+        (opened.private / IDENTITIES).unlink(missing_ok=True)
+        return
+    reports = pl.DataFrame(tables.reports, schema=IDENTITY_SCHEMA, orient="row")
+    write_identities(opened, pl.concat([ledger.identities(), reports]))
 
 
 def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
@@ -91,7 +104,7 @@ def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
     preprocessing = {
         "preset": opened.configuration["preset"],
         "size": opened.configuration["size"],
-        "range": [0, 255],
+        "range": [0, 2 ** opened.configuration["bit_depth"] - 1],
         "configuration_hash": opened.configuration_hash,
     }
     head = {
@@ -101,24 +114,21 @@ def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
         "preprocessing": preprocessing,
     }
     yield "{\n" + "".join(f"{_json(name)}: {_json(value)},\n" for name, value in head.items())
-    studies = {row["study"]: row for row in tables.studies.iter_rows(named=True)}
-    rows = tables.images.select("path", "study", "patient", "view").rows()
+    studies = tables.studies.select("study", "split", "sentences", *tables.labels)
+    rows = tables.images.select("path", "study", "patient", "view").join(studies, on="study", maintain_order="left")
     for split in SPLITS:
-        items = [_item(row, studies[row[1]], tables.labels) for row in rows if studies[row[1]]["split"] == split]
-        yield f"{_json(split)}: [\n" + ",\n".join(items) + ("\n]\n}\n" if split == SPLITS[-1] else "\n],\n")
+        between = ""
+        yield f"{_json(split)}: [\n"
+        for row in rows.filter(pl.col("split") == split).iter_rows():
+            yield between + _item(row)
+            between = ",\n"
+        yield "\n]\n}\n" if split == SPLITS[-1] else "\n],\n"
 
 
-def _item(row: tuple[str, str, str, str], study: dict[str, Any], labels: tuple[str, ...]) -> str:
-    path, study_id, patient, view = row
+def _item(row: tuple[Any, ...]) -> str:
+    path, study, patient, view, _, sentences, *label = row
     return _json(
-        {
-            "image": path,
-            "study": study_id,
-            "patient": patient,
-            "view": view,
-            "sentences": study["sentences"],
-            "label": [study[name] for name in labels],
-        }
+        {"image": path, "study": study, "patient": patient, "view": view, "sentences": sentences, "label": label}
     )
 
 
@@ -139,13 +149,20 @@ def _sheet(store: Path, images: pl.DataFrame, seed: int) -> np.ndarray[Any, np.d
             break
         chosen.setdefault(image, "")
     rows = {row[0]: row for row in images.select("image", "path", "view").iter_rows()}
-    pictures = [np.load(store / rows[image][1]) / np.float32(255) for image in chosen]
+    pictures = [_picture(store / rows[image][1]) for image in chosen]
     captions = [f"{image[:6]} {rows[image][2]} {word}" for image, word in chosen.items()]
     return contact_sheet(pictures, captions, min(SHEET_COLUMNS, len(pictures)), SHEET_TILE)
 
 
-def _run_record(opened: OpenStore, summary: IngestSummary, files: dict[str, bytes], seed: int) -> dict[str, Any]:
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+def _picture(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A stored image as float32 (size, size) in [0, 1]."""
+    array = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.suffix == ".png" else np.load(path))
+    return np.asarray(array / np.float32(np.iinfo(array.dtype).max), np.float32)
+
+
+def _run_record(
+    opened: OpenStore, ledger: Ledger, summary: IngestSummary, hashes: dict[str, str], seed: int
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -156,13 +173,25 @@ def _run_record(opened: OpenStore, summary: IngestSummary, files: dict[str, byte
         "files": hashes,
         # The image table has the hash of every array, so this one stands for all data.
         "data_hash": hashlib.sha256("".join(hashes.values()).encode()).hexdigest(),
-        "versions": _versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": summary.seconds,
+        "made_by": ledger.versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def _add_to_history(store: Path, summary: IngestSummary) -> None:
+    """Add a line about this run."""
+    line = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": summary.seconds,
+        "seen": summary.files.seen,
+        "converted": summary.converted,
+        "versions": tool_versions(),
+    }
+    with (store / "history.jsonl").open("a", encoding="utf-8") as history:
+        history.write(_json(line) + "\n")
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the programs that decide what is in a store."""
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:

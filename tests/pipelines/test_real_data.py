@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.bundle import evaluate, pretrain, train
 from pipelines.demo import demo_settings
-from preprocessing.ingest import IngestConfiguration, ingest
+from preprocessing.configuration import IngestConfiguration
+from preprocessing.ingest import ingest
 from preprocessing.ingest_summary import IngestSummary
 
 LABELS = ("Pneumonia", "Effusion", "Infiltration", "Atelectasis")

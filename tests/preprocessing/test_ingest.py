@@ -17,70 +17,31 @@ import cv2
 import numpy as np
 import polars as pl
 import pytest
+from made_archive import (
+    REPORT,
+    SMALL,
+    contents,
+    datalist,
+    environment,
+    items,
+    picture,
+    reasons,
+    result,
+    write_image,
+    write_report,
+)
 from made_dicom import made
 from pydicom import dcmwrite
 
 import preprocessing.conversion
 import preprocessing.ingest
 import preprocessing.store_files
-from preprocessing.conversion import ConversionSettings, Converted, SourceImage, convert
+from preprocessing.configuration import IngestConfiguration
+from preprocessing.conversion import ConversionSettings, Converted, convert
 from preprocessing.errors import InputError
-from preprocessing.ingest import IngestConfiguration, IngestSummary, ingest
-
-SMALL = IngestConfiguration(size=32, workers=2)
-REPORT = "INDICATION: Cough.\nFINDINGS: The lungs are clear. No effusion.\nIMPRESSION: 1. Normal chest.\n"
-
-
-def picture(number: int = 0, rows: int = 40, columns: int = 30) -> np.ndarray:
-    """Noise of 12 bits with a bright mark in the upper left corner."""
-    pixels = np.random.default_rng(number).integers(0, 2000, (rows, columns)).astype(np.uint16)
-    pixels[:6, :6] = 4095
-    return pixels
-
-
-def write_image(path: Path, number: int = 0, **elements: Any) -> Path:
-    named = {
-        "SOPInstanceUID": f"1.2.3.{number}",
-        "StudyInstanceUID": f"1.2.{number}",
-        "PatientID": f"P{number}",
-        "AccessionNumber": f"A{number}",
-        "BitsStored": 12,
-        "HighBit": 11,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dcmwrite(path, made(picture(number), **(named | elements)), enforce_file_format=False)
-    return path
-
-
-def write_report(path: Path, text: str = REPORT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def datalist(store: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not strict JSON")
-
-    content: dict[str, Any] = json.loads((store / "datalist.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    return content
-
-
-def items(store: Path) -> list[dict[str, Any]]:
-    content = datalist(store)
-    return [item for split in ("training", "validation", "test") for item in content[split]]
-
-
-def reasons(store: Path, kind: str = "image") -> dict[str, str]:
-    """Reason by file name, the way its owner finds it: through the private side table."""
-    originals = pl.read_parquet(store.with_name(store.name + ".private") / "identity.parquet")
-    by_pseudonym = dict(originals.select("pseudonym", "original").iter_rows())
-    rejects = pl.read_parquet(store / "rejects.parquet").filter(pl.col("kind") == kind)
-    return {by_pseudonym[file]: reason for file, reason in rejects.select("file", "reason").iter_rows()}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+from preprocessing.ingest import ingest
+from preprocessing.ingest_summary import IngestSummary
+from preprocessing.sources import SourceImage
 
 
 def test_a_study_goes_the_whole_way(tmp_path: Path) -> None:
@@ -235,28 +196,45 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from preprocessing.errors import InputError
-from preprocessing.ingest import IngestConfiguration, ingest
+from preprocessing.configuration import IngestConfiguration
+from preprocessing.ingest import ingest
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
     try:
-        ingest(Path(sys.argv[1]), Path(sys.argv[2]), configuration=IngestConfiguration(size=32))
+        ingest(Path(sys.argv[1]), Path(sys.argv[2]), configuration=IngestConfiguration(size=int(sys.argv[4])))
     except InputError as error:
         raise SystemExit(str(error))
 """
 
 
-@pytest.mark.parametrize("limit", [1100, 2000])  # bytes: an array has 1152, a table more than 2000
-def test_a_store_that_cannot_be_written_ends_the_job(tmp_path: Path, limit: int) -> None:
-    write_image(tmp_path / "in" / "1.dcm", 1)
+@pytest.mark.parametrize(("size", "left"), [(32, []), (512, ["full.py", "in"])])
+def test_a_store_that_cannot_be_written_ends_the_job(tmp_path: Path, size: int, left: list[str]) -> None:
+    """A limit of 100 kB: an array of 512 pixels has 262 kB; of what could be written, nothing is lost."""
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.dcm", number)
     (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
-    command = [sys.executable, tmp_path / "full.py", tmp_path / "in", tmp_path / "out", str(limit)]
+    command = [sys.executable, tmp_path / "full.py", tmp_path / "in", tmp_path / "out", str(100_000), str(size)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment())
-    assert (
-        run.stderr
-        == f"{tmp_path / 'out'}: cannot be written (File too large); make room for it, or name another folder\n"
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["full.py", "in"]
+    if left:
+        assert (
+            run.stderr
+            == f"{tmp_path / 'out'}: cannot be written (File too large); make room for it, or name another folder\n"
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    else:
+        assert run.returncode == 0
+
+
+def interrupted(source: Path, store: Path, after: int, **changes: Any) -> None:
+    """An ingest run that is ended when it has converted some files."""
+
+    def stop(done: int, total: int | None) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(source, store, configuration=replace(SMALL, **changes), on_progress=stop)
 
 
 def test_a_store_is_complete_until_an_array_of_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,24 +243,18 @@ def test_a_store_is_complete_until_an_array_of_it_changes(tmp_path: Path, monkey
     write_image(path, 1)
     gone = write_image(tmp_path / "in" / "2.dcm", 2)
     ingest(tmp_path / "in", store, configuration=SMALL)
-
-    def kill(done: int, total: int | None) -> None:
-        if done == total:
-            raise KeyboardInterrupt
-
     write_image(tmp_path / "in" / "3.dcm", 3)
-    with pytest.raises(KeyboardInterrupt):
-        ingest(tmp_path / "in", store, configuration=SMALL, on_progress=kill)
+    interrupted(tmp_path / "in", store, 1)
     assert (store / "run.json").exists()  # one array more changes none
     write_image(path, 1, WindowCenter="100", WindowWidth="10")
-    with pytest.raises(KeyboardInterrupt):
-        ingest(tmp_path / "in", store, configuration=SMALL, on_progress=kill)
+    interrupted(tmp_path / "in", store, 1)
     assert not (store / "run.json").exists()
     gone.unlink()
 
-    def fail(path: Path, content: bytes, mode: int = 0) -> None:
+    def fail(path: Path, content: Any, mode: int = 0) -> str:
         if path.name == "datalist.json":
             raise KeyboardInterrupt
+        return ""
 
     monkeypatch.setattr(preprocessing.store_files, "write_atomically", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -467,10 +439,9 @@ def test_no_planted_identifier_is_in_any_output(tmp_path: Path, capfd: pytest.Ca
                 assert identifier.lower().encode(encoding) not in content.lower(), (identifier, name)
             assert identifier.lower() not in name.lower()
     private = tmp_path / "out.private"
-    assert {path.name: path.stat().st_mode & 0o777 for path in private.iterdir()} == {
-        "key": 0o600,
-        "identity.parquet": 0o600,
-    }
+    modes = {path.name: path.stat().st_mode & 0o077 for path in private.iterdir()}
+    assert modes.pop(".lock") is not None  # empty
+    assert modes == {"key": 0, "ledger.sqlite": 0, "identity.parquet": 0}
     assert private.stat().st_mode & 0o777 == 0o700
     assert "MRN-77412-QX" in pl.read_parquet(private / "identity.parquet")["original"].to_list()
 
@@ -511,12 +482,12 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_workers(tmp_path: Path) 
     results = []
     for workers in (1, 2):
         configuration = IngestConfiguration(size=32, workers=workers)
-        ingest(tmp_path / "in", tmp_path / "out", reports=tmp_path / "reports", configuration=configuration)
-        files = contents(tmp_path / "out") | {"identity": (tmp_path / "out.private" / "identity.parquet").read_bytes()}
-        run = json.loads(files.pop("run.json"))
-        results.append((files, {name: run[name] for name in run if name not in ("seconds", "finished")}))
+        (tmp_path / "out.private" / "ledger.sqlite").unlink(missing_ok=True)  # so that all is converted again
+        summary = ingest(tmp_path / "in", tmp_path / "out", reports=tmp_path / "reports", configuration=configuration)
+        assert summary.converted == 7
+        results.append(result(tmp_path / "out"))
     assert results[0] == results[1]
-    assert len(results[0][0]) > 10
+    assert len(results[0]) > 10
 
 
 def test_a_file_that_is_gone_leaves_the_store_at_the_next_run(tmp_path: Path) -> None:
@@ -538,7 +509,6 @@ def test_a_file_that_is_gone_leaves_the_store_at_the_next_run(tmp_path: Path) ->
         ("image", {"reports": "nowhere"}, "nowhere"),
         ("image", {"labels": "nowhere.csv"}, "nowhere"),
         ("image", {"manifest": "nowhere.csv"}, "nowhere"),
-        ("image", {"labels": "strangers.csv"}, "not one of its 1 studies"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
@@ -553,7 +523,6 @@ def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
         (source / "b" / "c.dcm").write_text("c", encoding="utf-8")
     if prepare == "image":
         write_image(source / "1.dcm", 1)
-    (tmp_path / "strangers.csv").write_text("study,Edema\nzzz,1\n", encoding="utf-8")
     before = contents(tmp_path)
     paths = {name: tmp_path / value for name, value in arguments.items()}
     with pytest.raises(InputError, match=named) as raised:
@@ -563,10 +532,28 @@ def test_a_wrong_request_is_one_sentence_and_leaves_nothing(
     assert not (tmp_path / "deep").exists()
 
 
+def test_a_wrong_table_loses_no_work(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("study,Edema\nzzz,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="not one of its 1 studies"):
+        ingest(tmp_path / "in", tmp_path / "out", labels=labels, configuration=SMALL)
+    assert not (tmp_path / "out" / "run.json").exists()
+    labels.write_text("study,Edema\n1.2.1,1\n", encoding="utf-8")
+    summary = ingest(tmp_path / "in", tmp_path / "out", labels=labels, configuration=SMALL)
+    assert (summary.converted, summary.labels_matched) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"preset": "pretty"},
+        {"image_format": "tiff"},
+        {"bit_depth": 12},
+        {"interpolation": "nearest"},
+        {"burned_in": "maybe"},
+        {"for_processing": "guess"},
+        {"captures": "some"},
         {"text_policy": "all"},
         {"size": 0},
         {"workers": 0},
@@ -581,7 +568,7 @@ def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> Non
 
 def convert_unless_deadly(settings: ConversionSettings, source: SourceImage) -> Converted:
     """`convert`, but for files whose names say how their decoder fails; once only if a token lies beside them."""
-    token = source.path.with_suffix(".token")
+    token = Path(source.path).with_suffix(".token")
     if "hang" in source.origin:
         time.sleep(60)
     if "kill" in source.origin and not token.exists():
@@ -631,10 +618,6 @@ def test_a_second_process_on_the_same_output_stops(tmp_path: Path) -> None:
     assert code == 1
     assert "another job is writing to this store" in message
     assert len(items(tmp_path / "out")) == 1
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(preprocessing.ingest.__file__).parents[1])}
 
 
 SLOW = """

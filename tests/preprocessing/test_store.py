@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from preprocessing.errors import InputError
-from preprocessing.files import StoreNotWritable, write_atomically
-from preprocessing.store import open_store, parquet_bytes, remove_unlisted_images, write_identities, write_json
+from preprocessing.files import StoreNotWritable
+from preprocessing.store import IDENTITY_SCHEMA, open_store, remove_unlisted_images, write_identities, write_json
 
 CONFIGURATION = {"preset": "voi", "size": 64, "split_fractions": (0.7, 0.1, 0.2)}
 
@@ -72,6 +72,49 @@ def test_a_lost_or_another_key_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_key_may_lie_elsewhere_and_is_never_made_there(tmp_path: Path) -> None:
+    key = tmp_path / "vault" / "key"
+    with (
+        pytest.raises(InputError, match="there is no such key file; make one with"),
+        open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, key=key),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    key.parent.mkdir()
+    key.write_text("ab" * 32, encoding="ascii")
+    key.chmod(0o640)
+    with (
+        pytest.raises(InputError, match="others can read this key"),
+        open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, key=key),
+    ):
+        pass
+    key.chmod(0o600)
+    with open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, key=key) as opened:
+        assert opened.key == bytes([0xAB]) * 32
+        assert not (tmp_path / "private" / "key").exists()
+    with (
+        pytest.raises(InputError, match="is missing"),
+        open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="inside"),
+        open_store(tmp_path / "out", tmp_path / "private", CONFIGURATION, key=tmp_path / "out" / "key"),
+    ):
+        pass
+
+
+def test_two_new_stores_cannot_take_one_private_folder(tmp_path: Path) -> None:
+    with open_store(tmp_path / "one", tmp_path / "private", CONFIGURATION):
+        with (
+            pytest.raises(InputError, match="another job is writing to this private folder"),
+            open_store(tmp_path / "two", tmp_path / "private", CONFIGURATION),
+        ):
+            pass
+        assert not (tmp_path / "two").exists()
+        assert (tmp_path / "private" / "key").exists()
+
+
 def test_the_key_must_lie_outside(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="inside"), open_store(tmp_path / "out", tmp_path / "out" / "private", {}):
         pass
@@ -99,23 +142,22 @@ def test_a_wrong_request_leaves_nothing_of_a_new_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_request_leaves_an_old_store_as_it_was(tmp_path: Path) -> None:
+def test_a_wrong_request_loses_no_work(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with open_store(out, tmp_path / "private", CONFIGURATION):
-        (out / "images" / "ab").mkdir(parents=True)
-        (out / "images" / "ab" / "old.npy").write_bytes(b"old")
-        write_atomically(out / "images.parquet", parquet_bytes(pl.DataFrame({"path": ["images/ab/old.npy"]})))
-        write_json(out / "run.json", {})
 
     def request() -> None:
         with open_store(out, tmp_path / "private", CONFIGURATION):
+            (out / "images" / "ab").mkdir(parents=True, exist_ok=True)
             (out / "images" / "ab" / "new.npy").write_bytes(b"new")
-            raise InputError("nothing usable")
+            (tmp_path / "private" / "ledger.sqlite").touch()
+            raise InputError("no such labels")
 
-    with pytest.raises(InputError, match="nothing usable"):
-        request()
-    assert [path.name for path in (out / "images" / "ab").iterdir()] == ["old.npy"]
-    assert (tmp_path / "private" / "key").exists()
+    for _ in range(2):
+        with pytest.raises(InputError, match="no such labels"):
+            request()
+        assert [path.name for path in (out / "images" / "ab").iterdir()] == ["new.npy"]
+        assert (tmp_path / "private" / "key").exists()
+        assert (tmp_path / "private" / "ledger.sqlite").exists()
 
 
 def test_unlisted_arrays_go(tmp_path: Path) -> None:
@@ -159,14 +201,19 @@ def test_another_source_is_refused_and_not_told(tmp_path: Path) -> None:
 
 def test_a_side_table_belongs_to_one_store(tmp_path: Path) -> None:
     private = tmp_path / "private"
-    with open_store(tmp_path / "one", private, CONFIGURATION) as opened:
-        write_identities(opened, [("ab", "patient", "P1")])
+    source = tmp_path / "in"
+    with open_store(tmp_path / "one", private, CONFIGURATION, [source]) as opened:
+        write_identities(opened, pl.DataFrame([("ab", "patient", "P1")], schema=IDENTITY_SCHEMA, orient="row"))
     before = (private / "identity.parquet").read_bytes()
-    with pytest.raises(InputError, match="another store"), open_store(tmp_path / "two", private, CONFIGURATION):
-        pass
-    assert not (tmp_path / "two").exists()
+    for configuration, other in ((CONFIGURATION, tmp_path / "in2"), (CONFIGURATION | {"size": 17}, source)):
+        with (
+            pytest.raises(InputError, match="another store"),
+            open_store(tmp_path / "two", private, configuration, [other]),
+        ):
+            pass
+        assert not (tmp_path / "two").exists()
     (tmp_path / "one").rename(tmp_path / "moved")
-    with open_store(tmp_path / "moved", private, CONFIGURATION):
+    with open_store(tmp_path / "moved", private, CONFIGURATION, [source]):
         pass
     assert (private / "identity.parquet").read_bytes() == before
 
