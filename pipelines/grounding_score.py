@@ -17,6 +17,7 @@ import polars as pl
 from pipelines.ground import Box, Grounding, ground
 from preprocessing.errors import InputError
 from preprocessing.geometry import Geometry
+from preprocessing.readers import RadiographReader
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PlacedSentence:
         path: of the image, relative to the store.
         sentence: as the report has it.
         finding: label name.
-        box: (row0, column0, row1, column1) in pixels of the stored image.
+        box: edges (row0, column0, row1, column1) in the stored image, with integers at pixel centres.
     """
 
     image: str
@@ -96,9 +97,8 @@ def pointing_score(
 
 
 def stored_picture(store: Path, placed: PlacedSentence) -> npt.NDArray[np.float32]:
-    """The stored image (size, size) in [0, 1]."""
-    stored: npt.NDArray[np.uint8] = np.load(store / placed.path)
-    return stored.astype(np.float32) / np.float32(255)
+    """The stored image (size, size) in [0, 1], whatever its format and bit depth."""
+    return RadiographReader().get_data([store / placed.path])[0]
 
 
 def _centres_inside(grounding: Grounding, box: Box) -> npt.NDArray[np.bool_]:
@@ -117,7 +117,8 @@ def _truth(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _stored_box(row: dict[str, Any], box: list[int]) -> Box:
+    """The box that a slice `[row0:row1, column0:column1]` of the original covers in the stored square."""
     fields = ("rows", "columns", "size", "scale_rows", "scale_columns", "offset_rows", "offset_columns")
-    corners = np.array([box[:2], box[2:]], np.float64)
-    (row0, column0), (row1, column1) = Geometry(**{name: row[name] for name in fields}).to_stored(corners).tolist()
+    edges = np.array([box[:2], box[2:]], np.float64) - 0.5  # integers are at pixel centres
+    (row0, column0), (row1, column1) = Geometry(**{name: row[name] for name in fields}).to_stored(edges).tolist()
     return row0, column0, row1, column1

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,8 +21,21 @@ TINY = {
 }
 
 
-def write_store(folder: Path, studies: int = 96, size: int = 64, seed: int = 0) -> Path:
-    """Studies with a square in one or two of four cells; two labels (upper, lower); splits 2/3, 1/6, 1/6."""
+def write_image(path: Path, picture: np.ndarray) -> None:
+    """Writes an integer array as `.npy`, or by OpenCV as PNG or whatever else the name ends in."""
+    if path.suffix == ".npy":
+        np.save(path, picture)
+    else:
+        assert cv2.imwrite(str(path), picture)
+
+
+def write_store(
+    folder: Path, studies: int = 96, size: int = 64, seed: int = 0, image_format: str = "npy", bit_depth: int = 8
+) -> Path:
+    """Studies with a square in one or two of four cells; two labels (upper, lower); splits 2/3, 1/6, 1/6.
+
+    The pictures of 16 bits are those of 8: 257 * 255 is 65535.
+    """
     random = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     lists: dict[str, list[dict[str, object]]] = {"training": [], "validation": [], "test": []}
@@ -31,9 +45,10 @@ def write_store(folder: Path, studies: int = 96, size: int = 64, seed: int = 0) 
         for cell in cells:
             row, column = size // 8 + size // 2 * (cell // 2), size // 8 + size // 2 * (cell % 2)
             picture[row : row + size // 4, column : column + size // 4] += 150
-        np.save(folder / "images" / f"i{k}.npy", picture.astype(np.uint8))
+        image = f"images/i{k}.{image_format}"
+        write_image(folder / image, picture.astype(np.uint8) if bit_depth == 8 else (picture * 257).astype(np.uint16))
         item = {
-            "image": f"images/i{k}.npy",
+            "image": image,
             "study": f"s{k}",
             "patient": f"p{k}",
             "view": "PA",
@@ -41,7 +56,8 @@ def write_store(folder: Path, studies: int = 96, size: int = 64, seed: int = 0) 
             "label": [int(min(cells) < 2), int(max(cells) >= 2), None if k % 3 else 1],
         }
         lists["training" if k % 6 < 4 else "validation" if k % 6 == 4 else "test"].append(item)
-    content = {"label_names": ["Upper", "Lower", "Rare"], "preprocessing": {"preset": "voi", "size": size}, **lists}
+    preprocessing = {"preset": "voi", "size": size, "range": [0, 2**bit_depth - 1]}
+    content = {"label_names": ["Upper", "Lower", "Rare"], "preprocessing": preprocessing, **lists}
     (folder / "datalist.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 

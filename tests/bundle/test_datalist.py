@@ -19,6 +19,7 @@ from local_mi.datalist import (
     read_images,
     read_labelled,
     read_pairs,
+    stored_range,
 )
 from local_mi.errors import ConfigurationError
 
@@ -108,8 +109,28 @@ def test_the_hash_is_of_the_file_and_preprocessing_travels(write: Callable[..., 
     first = datalist_hash(write())
     assert datalist_hash(write()) == first
     assert datalist_hash(write(lambda d: d.update(name="other"))) != first
-    assert preprocessing_of(write()) == {"preset": "voi", "range": [0, 255]}, "the size is the network's own"
+    assert preprocessing_of(write()) == {"preset": "voi"}, "size and values are the network's own"
     assert preprocessing_of(write(lambda d: d.pop("preprocessing"))) == {}
+
+
+def test_the_stored_range_is_that_of_eight_bits_where_nothing_else_is_said(write: Callable[..., str]) -> None:
+    assert stored_range(write(lambda d: d["preprocessing"].update(range=[0, 65535]))) == (0, 65535)
+    assert stored_range(write(lambda d: d["preprocessing"].pop("range"))) == (0, 255)
+    assert stored_range(write(lambda d: d.pop("preprocessing"))) == (0, 255)
+
+
+@pytest.mark.parametrize("found", [None, 255, [0], [0, 0], [255, 0], [-1, 255], [0, 65536], ["0", "255"], "09"])
+def test_a_range_that_no_image_has_is_refused(write: Callable[..., str], found: Any) -> None:
+    datalist = write(lambda d: d["preprocessing"].update(range=found))
+    for use in (stored_range, lambda path: read_images(path, "test", None)):
+        with pytest.raises(ConfigurationError, match=r"`range` .* under `preprocessing`; write"):
+            use(datalist)
+
+
+@pytest.mark.parametrize("found", [None, "voi", ["voi"]])
+def test_preprocessing_that_is_no_object_is_refused(write: Callable[..., str], found: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"`preprocessing` of datalist .* is not an object"):
+        preprocessing_of(write(lambda d: d.update(preprocessing=found)))
 
 
 REFUSALS: dict[str, tuple[Change, Callable[[str], object], str]] = {

@@ -191,6 +191,12 @@ def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:
         start_from(small_resnet(), path, {"preset": "percentile"})
 
 
+def test_weights_of_the_same_preset_are_taken_whatever_the_stored_values_were(tmp_path: Path) -> None:
+    path = str(tmp_path / "image_encoder.safetensors")
+    save_encoder(small_resnet(), path, {"preprocessing": {"preset": "voi", "range": [0, 255]}})
+    start_from(small_resnet(), path, {"preset": "voi"})
+
+
 @pytest.mark.parametrize("other", [{"label_names": ["B", "A"]}, {"image_size": 512}])
 def test_a_checkpoint_of_other_labels_or_sizes_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     """As many outputs in another order would load, and every column would be mislabelled."""

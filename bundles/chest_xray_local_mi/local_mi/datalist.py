@@ -2,7 +2,8 @@
 
 A datalist is strict JSON: `label_names`, and lists of items under `training`, `validation` and `test`. An item holds
 `image` (a path relative to the datalist), `study`, `patient`, `view`, `sentences` (list of text) and `label` (1, 0,
--1 uncertain, null unknown, in the order of `label_names`).
+-1 uncertain, null unknown, in the order of `label_names`). `preprocessing` says how the images were made; of it, the
+bundle reads `preset` and `range`, the stored values of black and white.
 """
 
 import hashlib
@@ -13,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from local_mi.errors import ConfigurationError
+from local_mi.images import IMAGE_SUFFIXES, read_image
 
 logger = logging.getLogger(__name__)
 
 Item = dict[str, Any]
 KNOWN = (0, 1)  # label values that training and metrics use; -1 is uncertain, null unknown
+EIGHT_BITS = (0, 255)  # of black and white where a datalist does not say
+SIXTEEN_BITS_MAXIMUM = 65535
 
 
 def read_datalist(datalist: str) -> dict[str, Any]:
@@ -48,9 +50,47 @@ def datalist_hash(datalist: str) -> str:
 
 
 def preprocessing_of(datalist: str) -> dict[str, Any]:
-    """How the images of the datalist were made: `preset` and value `range`, as far as it says; travels with weights."""
-    preprocessing = read_datalist(datalist).get("preprocessing", {})
-    return {key: preprocessing[key] for key in ("preset", "range") if key in preprocessing}
+    """How the images of the datalist were made: the `preset`, if it says so; travels with weights.
+
+    Size, format and bit depth are left out: the network sees images of its own size with values in [0, 1] whichever
+    they are.
+
+    Raises:
+        ConfigurationError: the datalist is missing or not one.
+    """
+    preprocessing = _preprocessing(read_datalist(datalist), datalist)
+    return {"preset": preprocessing["preset"]} if "preset" in preprocessing else {}
+
+
+def stored_range(datalist: str) -> tuple[float, float]:
+    """The stored values that stand for black and white; those of 8 bits where the datalist does not say.
+
+    Raises:
+        ConfigurationError: the datalist is missing, not one, or has a `range` that no 8-bit or 16-bit image has.
+    """
+    return _stored_range(read_datalist(datalist), datalist)
+
+
+def _stored_range(content: dict[str, Any], datalist: str) -> tuple[float, float]:
+    found = _preprocessing(content, datalist).get("range", EIGHT_BITS)
+    try:
+        low, high = found
+        valid = 0 <= low < high <= SIXTEEN_BITS_MAXIMUM
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ConfigurationError(
+            f"datalist {datalist} has the `range` {found} under `preprocessing`; write the values of black and white, "
+            "[0, 255] or [0, 65535]"
+        )
+    return low, high
+
+
+def _preprocessing(content: dict[str, Any], datalist: str) -> dict[str, Any]:
+    preprocessing = content.get("preprocessing", {})
+    if not isinstance(preprocessing, dict):
+        raise ConfigurationError(f"`preprocessing` of datalist {datalist} is not an object; make it again with ingest")
+    return preprocessing
 
 
 def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
@@ -152,23 +192,14 @@ def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: S
         if not path.is_file():
             raise ConfigurationError(f"image {path} of datalist {datalist} is missing; run ingest again")
         item["image"] = str(path)
-    _check_array(kept[0]["image"])
+    _check_image(Path(kept[0]["image"]), _stored_range(content, datalist))
     return kept
 
 
-def _check_array(image: str) -> None:
-    """The first array stands for all: intensities are scaled as those of 8-bit images."""
-    if not image.endswith(".npy"):
-        return  # read by whatever reader the configuration names
-    try:
-        array = np.load(image, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigurationError(f"image {image} is no whole .npy array; run ingest again") from error
-    if array.dtype != np.uint8 or array.ndim != 2:
-        raise ConfigurationError(
-            f"image {image} is {array.dtype} with {array.ndim} axes, and the configuration scales uint8 (rows, "
-            "columns); ingest writes such images"
-        )
+def _check_image(path: Path, stored: tuple[float, float]) -> None:
+    """The first image stands for all: what is wrong with it is said before anything is built, and not by a worker."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:  # others are read by whatever reader the configuration names
+        read_image(path, stored)
 
 
 def _check_item(item: Any, where: str, labels: int) -> None:

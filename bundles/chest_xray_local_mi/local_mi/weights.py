@@ -59,7 +59,7 @@ def start_from(network: nn.Module, pretrained: str | None, preprocessing: dict[s
         return network
     state, description = read_encoder(pretrained)
     trained_on = description.get("preprocessing", {})
-    if trained_on != preprocessing:
+    if trained_on.get("preset") != preprocessing.get("preset"):
         raise ConfigurationError(
             f"{pretrained} was trained on images prepared as {trained_on}, and these are prepared as {preprocessing}; "
             "ingest with the preset of the weights"
