@@ -174,7 +174,9 @@ def ingest(
     preset: Annotated[str, typer.Option(help="How pixels become a picture: voi, percentile or mimic-jpg.")] = "voi",
     image_format: Annotated[str, typer.Option(help="Of the stored images: npy or png.")] = "npy",
     bit_depth: Annotated[int, typer.Option(help="Of the stored images: 8 or 16.")] = 8,
-    interpolation: Annotated[str, typer.Option(help="How images are scaled: area, linear or lanczos.")] = "area",
+    interpolation: Annotated[
+        str, typer.Option(help="How images are scaled: area, bilinear, bicubic or lanczos.")
+    ] = "area",
     crop: Annotated[bool, typer.Option("--crop", help="Cut images to the collimator or shutter declared.")] = False,
     reduced_resolution: Annotated[
         bool,

@@ -18,9 +18,9 @@ from pipelines.bundle import evaluate, inference, pretrain, pretrained_network, 
 from pipelines.export import export_encoder
 from pipelines.ground import draw_grounding, ground
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
+from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
 from preprocessing.identity import make_private_folder, write_private
-from preprocessing.configuration import IngestConfiguration
 from preprocessing.ingest import OnProgress, ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 

@@ -183,7 +183,7 @@ def _convert_outstanding(
     )
     total, done = ledger.count_outstanding(), 0
     on_progress(0, total)
-    results = _mapped(functools.partial(convert, settings), ledger.outstanding(rows), configuration)
+    results = _mapped(settings, ledger.outstanding(rows), configuration)
     with contextlib.closing(results):  # an interrupt ends the workers at once
         for done, (image, result) in enumerate(results, 1):
             if isinstance(result, Lost):
@@ -196,13 +196,16 @@ def _convert_outstanding(
 
 
 def _mapped(
-    function: Callable[[SourceImage], Converted], images: Iterable[SourceImage], configuration: IngestConfiguration
+    settings: ConversionSettings, images: Iterable[SourceImage], configuration: IngestConfiguration
 ) -> Generator[tuple[SourceImage, Converted | Lost]]:
+    function = functools.partial(convert, settings)
     if not configuration.scheduler:
         return map_isolated(function, images, workers=configuration.workers, time_limit=TIME_LIMIT)
     from preprocessing.cluster import map_on_dask
 
-    return map_on_dask(function, images, scheduler=configuration.scheduler, time_limit=TIME_LIMIT)
+    return map_on_dask(
+        function, images, scheduler=configuration.scheduler, time_limit=TIME_LIMIT, shared=settings.store
+    )
 
 
 _LOST = {

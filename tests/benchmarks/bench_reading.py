@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,6 @@ from preprocessing.codestreams import FAMILIES, decode_frame, decode_rle
 from preprocessing.dicom import file_bytes, image_facts, parse_dicom
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 from preprocessing.preparation import Preparation, prepare_frames
-from preprocessing.readers import read_square
 from preprocessing.selection import SelectionPolicy, check_selected
 
 ROWS, COLUMNS, STORED, IMAGES, ROUNDS = 3000, 2500, 512, 2, 7
@@ -93,6 +93,7 @@ def monai_default(path: Path, made_once: list[Any] = []) -> Any:  # noqa: B006 -
         from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityd
 
         torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
         _keep_fastest_plugin(path)
         load = LoadImaged(keys="image", reader=PydicomReader(), ensure_channel_first=True)
         resize = Resized(keys="image", spatial_size=STORED, size_mode="longest", mode="area")
@@ -106,8 +107,11 @@ def _keep_fastest_plugin(path: Path) -> None:
     times = {}
     for plugin in decoder.available_plugins if decoder.is_encapsulated else ():
         started = time.perf_counter()
-        decoder.as_array(dataset, decoding_plugin=plugin)
-        times[plugin] = time.perf_counter() - started
+        try:
+            decoder.as_array(dataset, decoding_plugin=plugin)
+            times[plugin] = time.perf_counter() - started
+        except RuntimeError:  # one that cannot, as GDCM 12-bit JPEG
+            times[plugin] = float("inf")
     for plugin in sorted(times, key=times.__getitem__)[1:]:
         decoder.remove_plugin(plugin)
 
@@ -151,6 +155,8 @@ def write_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _image(path: Path, syntax: str, random: np.random.Generator) -> Any:
+    from preprocessing.readers import read_square  # brings MONAI and PyTorch, which no way here should have to carry
+
     picture = cv2.resize(read_square(path, 1024), (COLUMNS, ROWS), interpolation=cv2.INTER_CUBIC)
     words = np.clip(3600 * picture + 200 + random.normal(0, NOISE, picture.shape), 0, 4095).astype(np.uint16)
     bits = 12
