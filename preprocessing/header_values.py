@@ -46,6 +46,8 @@ def text(dataset: Dataset, keyword: str) -> str:
         return ""
     if value is None:
         return ""
+    if isinstance(value, str):  # nearly always; asking for a MultiValue first costs more than all the rest
+        return str(value).strip(" \0")
     parts = value if isinstance(value, MultiValue | list) else [value]
     return "\\".join(str(part) for part in parts).strip(" \0")
 
@@ -60,7 +62,9 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     except Exception:  # text in a decimal string, a value of odd length, ...
         raw = element.value
         value = raw.decode("latin-1").split("\\") if isinstance(raw, bytes) else raw
-    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    if isinstance(value, int | float):
+        return (_number(value),)
+    values = value if isinstance(value, list | tuple | MultiValue) else [value]
     return tuple(_number(item) for item in values)
 
 

@@ -57,7 +57,8 @@ class PixelLayout:
 
 def transfer_syntax(dataset: Dataset) -> str:
     """Return the transfer syntax UID; for a file that names none, the native one with which it could be parsed."""
-    declared = text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID")
+    meta = getattr(dataset, "file_meta", None)
+    declared = "" if meta is None else text(meta, "TransferSyntaxUID")
     if declared or encapsulated(dataset):
         return declared
     implicit, little_endian = dataset.original_encoding
@@ -301,6 +302,8 @@ def _placed(words: Array, bits: int, high_bit: int, *, signed: bool) -> Array:
     if bits == width:
         return words
     lowest = high_bit + 1 - bits
+    if not lowest and not int(words.max(initial=0)) >> bits:  # nothing to drop: looking is faster than copying
+        return words
     masked: Array = (words >> lowest if lowest else words) & words.dtype.type((1 << bits) - 1)
     return masked
 

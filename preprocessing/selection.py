@@ -36,7 +36,7 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 # Values that may be repeated in a reject's detail: PS3.3 C.7.3.1.1.1 and PS3.16 annex L, as far as they are common.
 # Whatever else stands in these elements may be free text, and is not shown.
-_KNOWN_MODALITIES = frozenset(
+KNOWN_MODALITIES = frozenset(
     {"CT", "MR", "US", "NM", "PT", "MG", "XA", "RF", "OT", "SC", "ES", "IO", "PX", "SEG", "SR", "PR", "KO", "DOC"}
     | {"RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "REG", "BMD", "OP", "XC", "GM", "SM", "ECG", "HD"}
 )
@@ -104,7 +104,7 @@ def _check_pixels(dataset: Dataset, facts: ImageFacts) -> None:
         raise UnusableFile(
             "no_pixel_data", "a radiograph's header without pixels: the file was cut short, or stored without them"
         )
-    kind = f" (modality {facts.modality})" if facts.modality in _KNOWN_MODALITIES else ""
+    kind = f" (modality {facts.modality})" if facts.modality in KNOWN_MODALITIES else ""
     raise UnusableFile("no_pixel_data", REASONS["no_pixel_data"] + kind)
 
 
@@ -114,7 +114,7 @@ def _check_chest(facts: ImageFacts) -> None:
     if not modality:
         raise UnusableFile("no_modality", "the header does not say which modality the image is")
     if modality not in MODALITIES:
-        named = modality if modality in _KNOWN_MODALITIES else "not known"
+        named = modality if modality in KNOWN_MODALITIES else "not known"
         raise UnusableFile("other_modality", f"the modality is {named}; taken are {', '.join(sorted(MODALITIES))}")
     if body_part and not any(word in body_part for word in CHEST_WORDS):
         named = body_part if body_part in _KNOWN_BODY_PARTS else "another than the chest"
