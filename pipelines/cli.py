@@ -406,7 +406,9 @@ def _print_summary(summary: "IngestSummary") -> None:
         )
         for reason, count in sorted(outcomes.reasons.items()):
             table.add_row("", f"{count} {reason}")
-    table.add_row("this run", f"{summary.converted} image files converted in {summary.seconds:.0f} s, the rest before")
+    known = summary.files.seen - summary.converted
+    earlier = f", {known} known from earlier ones" if known > 0 else ""
+    table.add_row("this run", f"{summary.converted} image files read in {summary.seconds:.0f} s{earlier}")
     table.add_row("store", f"{summary.images} images, {summary.studies} studies, {summary.patients} patients")
     table.add_row("", f"{summary.sentences} sentences; studies by report: {_counts(summary.report_status)}")
     for name in (

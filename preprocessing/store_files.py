@@ -37,7 +37,16 @@ SHEET_OUTLIERS = 6  # of each kind
 SHEET_COLUMNS = 8
 SHEET_TILE = 160  # pixels
 
-_DISTRIBUTIONS = ("cxr-local-mi", "numpy", "pydicom", "imagecodecs", "opencv-python-headless", "polars")
+_DISTRIBUTIONS = (
+    "cxr-local-mi",
+    "numpy",
+    "scipy",
+    "pydicom",
+    "imagecodecs",
+    "opencv-python-headless",
+    "pillow",
+    "polars",
+)
 
 
 @dataclass(frozen=True)
