@@ -138,9 +138,13 @@ def _attempt(decoder: Callable[[bytes], Array], data: bytes, rows: int, columns:
     try:
         with _swallowed_errors() as swallowed:
             decoded = np.asarray(decoder(data))
+    except MemoryError:
+        raise
     except Exception as error:  # codec libraries raise classes of their own
         return None, type(error).__name__
     if swallowed:
+        if swallowed[0] == "MemoryError":
+            raise MemoryError
         return None, swallowed[0]
     if decoded.shape[:2] == (rows, columns) and decoded.dtype.kind in "ui":
         return decoded, ""
@@ -188,6 +192,8 @@ def decode_rle(data: bytes, rows: int, columns: int, bits_allocated: int) -> Arr
     try:
         # With the size given, a frame that decodes to more fails before memory is taken for it.
         decoded = np.frombuffer(imagecodecs.dicomrle_decode(data, dtype, out=rows * columns * dtype.itemsize), dtype)
+    except MemoryError:
+        raise
     except Exception:
         return None
     return decoded.reshape(rows, columns) if decoded.size == rows * columns else None

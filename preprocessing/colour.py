@@ -39,5 +39,7 @@ def to_grey(dataset: Dataset, decoded: Array, *, converted: bool) -> Array:
 def _from_palette(dataset: Dataset, indices: Array) -> Array:
     try:
         return np.asarray(apply_color_lut(indices, dataset))
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnusableFile("decode_failed", f"the palette cannot be applied ({type(error).__name__})") from None

@@ -135,7 +135,7 @@ def _parsed(data: bytes) -> Dataset:
             return read
         # From memory: pydicom's messages would otherwise hold the path.
         return pydicom.dcmread(BytesIO(data), force=not has_prefix)
-    except UnusableFile:
+    except (UnusableFile, MemoryError):
         raise
     except InvalidDicomError:
         raise UnusableFile("not_dicom", REASONS["not_dicom"]) from None

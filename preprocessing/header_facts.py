@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydicom import Dataset
+from pydicom.charset import convert_encodings
 
 from preprocessing.codestreams import Codestream
 from preprocessing.functional_groups import frame_header
@@ -19,7 +20,7 @@ FLAGS: dict[str, str] = {
     "no_preamble": "the 128-byte preamble and DICM are absent",
     "no_file_meta": "the file meta information is absent",
     "transfer_syntax_assumed": "the header names no transfer syntax; the one in which it could be parsed was taken",
-    "character_set": "text that its declared character set cannot decode was replaced",
+    "character_set": "the declared character set is unknown, or text that it cannot decode was replaced",
     "codestream_precision": "the codestream's precision is not BitsStored; the codestream was trusted",
     "codestream_sign": "the codestream's sign is not PixelRepresentation; the header was trusted",
     "bits": "BitsStored or HighBit is absent or impossible; the nearest possible was taken",
@@ -117,6 +118,7 @@ def image_facts(dataset: Dataset) -> ImageFacts:
             "study_date": _date(declared_date),
         }
         text(dataset, "PatientName")  # read for its character set alone
+        _warn_of_unknown_character_set(dataset)
         flags = _flags(dataset, codestream, aspect)
         numbers_found = {
             "rows": integer(dataset, "Rows") or 0,
@@ -137,6 +139,12 @@ def image_facts(dataset: Dataset) -> ImageFacts:
         flags=tuple(sorted(flags)),
         pixel_aspect=aspect,
     )
+
+
+def _warn_of_unknown_character_set(dataset: Dataset) -> None:
+    """Have pydicom warn again of a character set that there is none of, as it does while it parses a file."""
+    with suppress(Exception):
+        convert_encodings(dataset.get("SpecificCharacterSet") or "ISO_IR 6")
 
 
 def sop_class(dataset: Dataset) -> str:

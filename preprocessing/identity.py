@@ -86,6 +86,8 @@ def load_key(path: Path) -> bytes:
     """
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would be waited for, a device read without an end
+            raise InputError(f"{path}: is no file; name the file that holds the key")
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise InputError(f"{path}: others can read this key; make it yours alone with `chmod 600 {path}`")
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())

@@ -103,8 +103,8 @@ def open_ledger(path: Path, store: str, versions: Mapping[str, str], *, identiti
             _claim(connection, path, store, identities)
             number = _number_of(connection, json.dumps(dict(versions), sort_keys=True))
             connection.commit()
-            yield Ledger(connection, number, identities)
-            connection.commit()
+            with _nothing_seen_is_left(connection):
+                yield Ledger(connection, number, identities)
     except sqlite3.DatabaseError as error:
         name = getattr(error, "sqlite_errorname", "")
         if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
@@ -115,6 +115,19 @@ def open_ledger(path: Path, store: str, versions: Mapping[str, str], *, identiti
         if name not in numbers and not name.startswith("SQLITE_IOERR"):
             raise
         raise StoreNotWritable(numbers.get(name, EIO)) from error
+
+
+@contextmanager
+def _nothing_seen_is_left(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit at the end; a run that is refused or interrupted gives up its last moments, and the names of its files."""
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        connection.execute("DELETE FROM seen")
+        connection.commit()
+        raise
 
 
 def _claim(connection: sqlite3.Connection, path: Path, store: str, identities: bool) -> None:

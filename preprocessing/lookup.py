@@ -85,6 +85,8 @@ def modality_transform(dataset: Dataset, values: Values, *, signed: bool) -> tup
     else:
         flags = set()
     slopes, intercepts = numbers(dataset, "RescaleSlope"), numbers(dataset, "RescaleIntercept")
+    if ("RescaleSlope" in dataset and not slopes) or ("RescaleIntercept" in dataset and not intercepts):
+        flags = flags | {"rescale_malformed"}
     slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
         return values, flags | {"rescale_malformed"}

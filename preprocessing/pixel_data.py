@@ -319,6 +319,8 @@ def _fragments(dataset: Dataset, frames: int) -> Iterator[bytes]:
         for data in islice(found, frames):
             seen += 1
             yield data
+    except MemoryError:
+        raise
     except Exception as error:  # EOFError, ValueError, struct.error: fragments that lie about their length
         raise UnusableFile("truncated", f"the fragments cannot be taken apart ({type(error).__name__})") from None
     if seen < frames:
@@ -336,6 +338,8 @@ def _pydicom_frame(dataset: Dataset, layout: PixelLayout, index: int, failures: 
         try:
             decoded, _ = decoder.as_array(dataset, index=index, raw=not colour, decoding_plugin=plugin)
             break
+        except MemoryError:
+            raise
         except Exception as error:
             failures.append(f"{plugin or 'pydicom'} {type(error).__name__}")
     if decoded is None:

@@ -164,6 +164,7 @@ def _statistics(table: GreyTable) -> tuple[float, float, float]:
     """Return mean, standard deviation and share of zeros and ones of a picture, from the counts of its values."""
     greys, counts = table.greys, table.counts
     pixels = counts.sum()
-    mean = float(counts @ greys / pixels)
-    deviation = float(np.sqrt(counts @ (greys - mean) ** 2 / pixels))
+    # Not as products of vectors, for which NumPy's BLAS starts threads that stand in the way of other workers.
+    mean = float(np.sum(counts * greys) / pixels)
+    deviation = float(np.sqrt(np.sum(counts * (greys - mean) ** 2) / pixels))
     return mean, deviation, float(counts[(greys <= 0) | (greys >= 1)].sum() / pixels)

@@ -49,7 +49,8 @@ class Picture:
 
 FLAGS: dict[str, str] = {
     "modality_lut_malformed": "the modality LUT cannot be used; slope and intercept were taken",
-    "rescale_malformed": "slope or intercept is no number or slope is zero; stored values were taken as they are",
+    "rescale_malformed": "slope or intercept is blank, which counts for none; or it is no number or slope is zero, and "
+    "stored values were taken as they are",
     "lut_malformed": "the VOI LUT cannot be used; the window or percentiles were taken",
     "lut_depth": "the VOI LUT's entries are deeper than its descriptor says; their true depth was taken",
     "window_malformed": "a window is empty, no number or too narrow; the next good one or percentiles were taken",

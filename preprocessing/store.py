@@ -178,9 +178,16 @@ def open_store(
 def _check_places(path: Path, private: Path, key: Path | None) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; name a folder for the store")
+    if path.exists() and not (path / "store.json").exists():
+        _check_empty(path)  # before there is a lock in what may be somebody's pictures
     for place in (private, key or private):
         if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path)):
             raise InputError(f"{place}: the key must not lie inside the store; name a place outside of {path}")
+
+
+def _check_empty(path: Path) -> None:
+    if any(entry.name != _LOCK and not is_temporary(entry) for entry in path.iterdir()):
+        raise InputError(f"{path}: is neither empty nor a store; name an empty or new folder")
 
 
 def _not_writable(path: Path, number: int | None) -> InputError:
@@ -194,6 +201,7 @@ class _Undo:
     def __init__(self) -> None:
         self.folders: list[Path] = []
         self.is_new = False
+        self.is_ledger_new = False
 
     def run(self, store: Path, private: Path) -> None:
         """Remove what was made, unless work was done in it."""
@@ -202,7 +210,8 @@ class _Undo:
         if self.is_new:
             for entry in store.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            (private / LEDGER).unlink(missing_ok=True)
+            if self.is_ledger_new:
+                (private / LEDGER).unlink(missing_ok=True)
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -231,9 +240,8 @@ def _stamped(
             )
         identity = str(content.get("identity"))
     else:
-        if any(entry.name != _LOCK and not is_temporary(entry) for entry in path.iterdir()):
-            raise InputError(f"{path}: is neither empty nor a store; name an empty or new folder")
-        undo.is_new = True
+        _check_empty(path)
+        undo.is_new, undo.is_ledger_new = True, not (private / LEDGER).exists()  # else it is another store's
         key = _given_key(key_file) if key_file else load_or_create_key(private / KEY)
         identity = fingerprint(key, f"store {hash_of(configuration)}", sources)
         write_json(
@@ -255,8 +263,8 @@ def _read_stamp(stamp: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(stamp.read_text(encoding="utf-8"))
         known = content["format"] == FORMAT and content["version"] == VERSION
-        dict(content["configuration"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content["configuration"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{stamp.parent}: is not a store of this program; name an empty or new folder") from error
     if not known:
         raise InputError(f"{stamp.parent}: is a store of another version; ingest into a new folder")
@@ -266,7 +274,9 @@ def _read_stamp(stamp: Path) -> dict[str, Any]:
 def _check_configuration(path: Path, before: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(dict(configuration)))
     changed = [
-        f"{k} was {before.get(k)} and is {now.get(k)}" for k in sorted({*before, *now}) if before.get(k) != now.get(k)
+        f"{k} was {before.get(k)!r} and is {now.get(k)!r}"
+        for k in sorted({*before, *now})
+        if before.get(k) != now.get(k)
     ]
     if changed:
         raise InputError(f"{path}: was made with another configuration ({'; '.join(changed)}); name a new folder")
@@ -348,9 +358,11 @@ def write_identities(opened: OpenStore, identities: pl.DataFrame) -> None:
 def remove_unlisted_images(store: Path, listed: Collection[str]) -> None:
     """Remove arrays that the image table does not have."""
     kept = set(listed)
-    for folder in (store / "images").glob("*"):
+    for folder in filter(
+        Path.is_dir, (store / "images").glob("*")
+    ):  # file managers leave files of their own in folders
         for file in folder.iterdir():
-            if file.relative_to(store).as_posix() not in kept:
+            if file.relative_to(store).as_posix() not in kept and not file.is_dir():
                 file.unlink()
         with suppress(OSError):
             folder.rmdir()  # only if empty

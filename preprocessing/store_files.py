@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from preprocessing.contact_sheet import contact_sheet, write_png
+from preprocessing.errors import InputError
 from preprocessing.files import StoreNotWritable, write_atomically
 from preprocessing.ingest_summary import IngestSummary
 from preprocessing.ledger import Ledger
@@ -164,8 +165,17 @@ def _sheet(store: Path, images: pl.DataFrame, seed: int) -> np.ndarray[Any, np.d
 
 
 def _picture(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A stored image as float32 (size, size) in [0, 1]."""
-    array = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.suffix == ".png" else np.load(path))
+    """A stored image as float32 (size, size) in [0, 1].
+
+    Raises:
+        InputError: it is damaged, which no run leaves behind.
+    """
+    try:
+        array = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.suffix == ".png" else np.load(path))
+    except (ValueError, EOFError):
+        array = np.array(None)
+    if array.ndim != 2:
+        raise InputError(f"{path}: is damaged; delete it, and the next run makes it again")
     return np.asarray(array / np.float32(np.iinfo(array.dtype).max), np.float32)
 
 

@@ -118,7 +118,7 @@ def memory(folder: Path) -> None:
     started = time.perf_counter()
 
     def progress(done: int, total: int | None) -> None:
-        if total and done % (MANY // 10) == 0:
+        if total and done % (MANY // 20) == 0:
             print(f"{done} files: {_resident()} MiB, {time.perf_counter() - started:.0f} s", flush=True)
 
     ingest(folder / "in", folder / "out", configuration=configuration, on_progress=progress)
