@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from errno import EACCES, EINVAL, ENOENT
 from io import BytesIO
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from preprocessing.dicom import MAXIMUM_BYTES, REASONS
 from preprocessing.errors import UnusableFile
@@ -37,6 +37,8 @@ def is_archive(path: str) -> bool:
         return path.lower().endswith(".zip") and head[128:] != b"DICM" and is_zipfile(path)
     except OSError:
         return False
+    except BadZipFile:  # a part of one that was split over several files
+        return True
 
 
 def members_of(path: str) -> Mapping[str, ZipInfo]:

@@ -37,9 +37,10 @@ def without_contradictions(files: pl.DataFrame, digest: Callable[[str], bytes]) 
 
 
 def _duplicates(files: pl.DataFrame, digest: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
-    taken = files.filter(pl.col("reason") == "")
-    for _, group in taken.filter(pl.len().over("sop") > 1).group_by("sop", maintain_order=True):
-        if len({digest(file) for file in group["file"]}) > 1:
+    several = files.filter(pl.col("reason") == "").filter(pl.len().over("sop") > 1)
+    digests = {file: digest(file) for file in several["file"]}  # in their order, in which an archive is opened once
+    for _, group in several.group_by("sop", maintain_order=True):
+        if len({digests[file] for file in group["file"]}) > 1:
             yield from ((file, "duplicate_uid") for file in group["file"])
         elif len(group.select("study", "patient").unique()) > 1:
             yield from ((file, "image_of_two_studies") for file in group["file"])

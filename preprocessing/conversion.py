@@ -7,6 +7,7 @@ Never raises for a bad file: what is wrong with it comes back as a reason. Origi
 import ctypes
 import hashlib
 import io
+import json
 import os.path
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,9 +22,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from preprocessing.dicom import ImageFacts, image_facts, parse_dicom
+from preprocessing.dicom import MAXIMUM_BYTES, ImageFacts, image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
 from preprocessing.files import StoreNotWritable, write_atomically
+from preprocessing.header_facts import PHOTOMETRICS
 from preprocessing.identity import day_shift, pseudonym
 from preprocessing.manifest import ManifestRow
 from preprocessing.preparation import Preparation, PreparedImage, prepare_frames, prepare_picture
@@ -101,6 +103,7 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         facts = image_facts(dataset)
         known = _originals(row, facts)
         selected = check_selected(dataset, facts, settings.selection)
+        _check_size(facts, settings.preparation)
         known, missing = _without_blanks(source, known)
         columns = _header_columns(facts, row, (*facts.flags, *selected, *missing))
         frames = prepare_frames(dataset, facts, settings.preparation)
@@ -194,13 +197,14 @@ def _manifest_columns(row: ManifestRow) -> dict[str, Any]:
 def _header_columns(facts: ImageFacts, row: ManifestRow | None, flags: tuple[str, ...]) -> dict[str, Any]:
     from_manifest = row is not None and row.view != "UNKNOWN"
     row_mm, column_mm = facts.pixel_spacing or (None, None)
+    photometric = facts.photometric_interpretation
     return {
         "view": row.view if row is not None and from_manifest else facts.view_position,
         "view_source": "manifest" if from_manifest else facts.view_source,
         "flags": flags,
         "modality": facts.modality,
         "transfer_syntax": facts.transfer_syntax_uid,
-        "photometric": facts.photometric_interpretation,
+        "photometric": photometric if photometric in {*PHOTOMETRICS, ""} else "other",
         "bits_stored": facts.bits_stored,
         "row_mm": row_mm,
         "column_mm": column_mm,
@@ -281,10 +285,21 @@ def array_path(name: str, image_format: str) -> str:
     return f"images/{name[:2]}/{name}.{image_format}"
 
 
+def array_file(path: str) -> str:
+    """Pseudonym of the file that an array is of, by the path that `array_path` gave it."""
+    return PurePath(path).stem.partition("_")[0]
+
+
+def _check_size(facts: ImageFacts, preparation: Preparation) -> None:
+    if facts.frames * preparation.size**2 * preparation.bit_depth // 8 > MAXIMUM_BYTES:
+        raise UnusableFile("too_large", f"{facts.frames} frames are declared; arrays of this size have no room")
+
+
 def _check_row(row: dict[str, Any], known: Originals) -> None:
     """Refuse what the tables cannot hold, here where it costs one file and not the job."""
     try:
         pl.DataFrame([row], schema=IMAGE_SCHEMA)
+        json.dumps(row, allow_nan=False)  # as the ledger keeps it
         for original in (known.sop, known.study, known.patient, known.accession):
             original.encode()
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:

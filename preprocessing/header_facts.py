@@ -41,6 +41,12 @@ FLAGS: dict[str, str] = {
 """Flags that `image_facts` may set, and what each one means."""
 
 
+PHOTOMETRICS = frozenset(
+    {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
+)
+"""Photometric interpretations that may be repeated; anything else in that element may be free text."""
+
+
 @dataclass(frozen=True)
 class ImageFacts:
     """What the header of one image says; absent text is "", absent numbers None.

@@ -19,6 +19,7 @@ from pydicom._uid_dict import UID_dictionary
 
 from preprocessing.dicom import MAXIMUM_BYTES, ImageFacts, image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
+from preprocessing.header_facts import PHOTOMETRICS
 from preprocessing.plain_elements import MoreNeeded, NotPlain
 from preprocessing.plain_headers import plain_header
 from preprocessing.pool import Lost, map_isolated
@@ -35,9 +36,6 @@ TIME_LIMIT = 600.0
 """Seconds that a batch may take, all of its files read whole from a slow disk."""
 
 TAKEN = "taken"
-PHOTOMETRICS = frozenset(
-    {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
-)
 INTENTS = frozenset({"FOR PRESENTATION", "FOR PROCESSING"})
 
 OnProgress = Callable[[int, int | None], None]

@@ -7,6 +7,7 @@ does not grow with pixels and a run that is killed goes on where it was.
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import os.path
 import time
@@ -17,9 +18,9 @@ import polars as pl
 
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.consistency import content_digest, without_contradictions
-from preprocessing.conversion import ConversionSettings, Converted, convert
+from preprocessing.conversion import ConversionSettings, Converted, array_file, convert
 from preprocessing.errors import InputError
-from preprocessing.identity import pseudonym
+from preprocessing.identity import fingerprint, pseudonym
 from preprocessing.ingest_summary import IngestSummary, counts_of, outcomes
 from preprocessing.label_table import read_label_table
 from preprocessing.ledger import Ledger, open_ledger
@@ -29,7 +30,7 @@ from preprocessing.pool import Lost, map_isolated
 from preprocessing.report_sources import RejectedReport, ReportRecord, read_report_file, read_reports
 from preprocessing.sources import SourceImage, find_images, manifest_images
 from preprocessing.splits import assign_splits
-from preprocessing.store import LEDGER, REJECT_SCHEMA, STUDY_SCHEMA, OpenStore, open_store
+from preprocessing.store import LEDGER, REJECT_SCHEMA, STUDY_SCHEMA, OpenStore, open_store, stored_arrays
 from preprocessing.store_files import StoreTables, tool_versions, write_store
 from preprocessing.study_table import study_table
 
@@ -152,18 +153,33 @@ def _convert_new(
 
     Arrays of files that contradict others are not kept, so that those files have to be converted again.
     """
-    lacking, outdated = ledger.without_arrays(opened.path), ledger.outdated()
+    arrays = stored_arrays(opened.path)
+    if not ledger.is_of_place(fingerprint(opened.key, "place", [opened.path])):
+        # Another store's arrays, or older ones than the ledger's, may have these names.
+        arrays = {
+            path for path, digest in ledger.hashes() if path in arrays and _has_digest(opened.path / path, digest)
+        }
+    lacking, outdated = ledger.without_arrays(arrays), ledger.outdated()
     converted = 0
     while True:
-        if outdated:  # arrays that the datalist names are about to change: the store ceases to be complete
-            (opened.path / "run.json").unlink(missing_ok=True)
         ledger.forget(outdated)
         lacking -= outdated
+        named = {array_file(path) for path in arrays}
+        if any(file in named for file in ledger.outstanding_files()):
+            # Arrays that the datalist names are about to change: the store ceases to be complete.
+            (opened.path / "run.json").unlink(missing_ok=True)
         converted += _convert_outstanding(opened, ledger, rows, configuration, on_progress)
         files = without_contradictions(ledger.files(), functools.partial(content_digest, ledger))
         outdated = lacking.intersection(files.filter(pl.col("reason") == "")["file"])
         if not outdated:
             return files, converted
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _convert_outstanding(

@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from errno import EACCES, EIO, ENOSPC
 from itertools import islice
@@ -169,7 +169,7 @@ class Ledger:
                 image.origin,
                 os.fsencode(image.path),
                 image.member,
-                image.version,
+                _version(image, key),
                 image.row.number if image.row else None,
             )
             for image in images
@@ -179,34 +179,45 @@ class Ledger:
         return self._count("seen")
 
     def outdated(self) -> set[str]:
-        """Pseudonyms of files that had an outcome, and have to be converted again: changed, or once unreadable.
+        """Pseudonyms of files that had an outcome, and have to be converted again.
 
-        Files that are gone are not among them.
+        Those that have changed, that could not be read, or that other versions of the programs left out. Files that
+        are gone are not among them.
         """
         marks = ", ".join("?" * len(TRANSIENT))
         changed = self._connection.execute(
             "SELECT file FROM outcomes o JOIN seen s USING (file) "
-            f"WHERE o.version != s.version OR s.version = '' OR o.reason IN ({marks})",
-            TRANSIENT,
+            f"WHERE o.version != s.version OR s.version = '' OR o.reason IN ({marks}) "
+            "OR (o.reason != '' AND o.made_by != ?)",
+            (*TRANSIENT, self._made_by),
         )
         return {file for (file,) in changed}
 
-    def without_arrays(self, store: Path) -> set[str]:
+    def without_arrays(self, arrays: Container[str]) -> set[str]:
         """Pseudonyms of files that were converted and lack an array: left out before as they contradicted others, say.
 
-        Looked for folder by folder: on a network, listing one is far cheaper than asking for each of its files.
+        Args:
+            arrays: paths in the store of those that are there.
         """
-        found: set[str] = set()
-        present: set[str] = set()
-        listed = ""
-        for path, file in self._connection.execute("SELECT path, file FROM images ORDER BY path"):
-            folder, _, name = path.rpartition("/")
-            if folder != listed:
-                listed = folder
-                present = set(os.listdir(store / folder)) if (store / folder).is_dir() else set()  # noqa: PTH208
-            if name not in present:
-                found.add(file)
-        return found
+        rows = self._connection.execute("SELECT path, file FROM images")
+        return {file for path, file in rows if path not in arrays}
+
+    def outstanding_files(self) -> Iterator[str]:
+        """Pseudonyms of files that were seen and have no outcome."""
+        query = "SELECT s.file FROM seen s LEFT JOIN outcomes o USING (file) WHERE o.file IS NULL"
+        return (file for (file,) in self._connection.execute(query))
+
+    def is_of_place(self, place: str) -> bool:
+        """Tell whether the store was at this place (a keyed number) when the ledger was last asked; take it down."""
+        before = self._connection.execute("SELECT value FROM about WHERE name = 'place'").fetchone()
+        self._connection.execute("INSERT OR REPLACE INTO about VALUES ('place', ?)", (place,))
+        return before is None or before[0] == place
+
+    def hashes(self) -> Iterator[tuple[str, str]]:
+        """Path in the store, and SHA-256 in hexadecimal, of every array."""
+        return (
+            (path, json.loads(row)["sha256"]) for path, row in self._connection.execute("SELECT path, row FROM images")
+        )
 
     def forget(self, files: Iterable[str]) -> None:
         """Forget these files, and all that are not seen any more."""
@@ -244,6 +255,9 @@ class Ledger:
             self._insert(
                 "originals", (outcome.file, source.origin, names.sop, names.study, names.patient, names.accession)
             )
+        self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
         if time.monotonic() - self._committed > COMMIT_SECONDS:
             self.commit()
 
@@ -299,6 +313,7 @@ class Ledger:
     def keep_digest(self, file: str, digest: bytes) -> None:
         """Take down the SHA-256 of a file's content."""
         self._connection.execute("UPDATE outcomes SET digest = ? WHERE file = ?", (digest, file))
+        self._commit_in_time()
 
     def versions(self) -> list[dict[str, Any]]:
         """The programs that made what is in the store: `versions`, and the number of `files` that they converted."""
@@ -310,3 +325,12 @@ class Ledger:
         """Erase the names of the files seen, which are needed no more."""
         self._connection.execute("DELETE FROM seen")
         self.commit()
+
+
+def _version(image: SourceImage, key: bytes) -> str:
+    """Version of a file, and of what the manifest says of it, which may change without the file."""
+    if image.row is None:
+        return image.version
+    row = image.row
+    said = pseudonym(key, "file", "\0".join((row.study, row.patient, row.view, row.split)))
+    return f"{image.version} {said}" if image.version else ""

@@ -90,7 +90,11 @@ def modality_transform(dataset: Dataset, values: Values, *, signed: bool) -> tup
     slope, intercept = slopes[0] if slopes else 1.0, intercepts[0] if intercepts else 0.0
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
         return values, flags | {"rescale_malformed"}
-    return values * slope + intercept, flags
+    with np.errstate(over="ignore", invalid="ignore"):
+        rescaled = values * slope + intercept
+    if not np.isfinite(rescaled).all():
+        return values, flags | {"rescale_malformed"}
+    return rescaled, flags
 
 
 def voi_lookup(dataset: Dataset, *, negative_input: bool) -> tuple[LookupTable | None, set[str]]:

@@ -51,9 +51,9 @@ def map_isolated(
 ) -> Generator[tuple[Task, Result | Lost]]:
     """Yield each task with its result, in the order in which results come.
 
-    A task whose worker dies, or takes longer than `time_limit` seconds, is tried once more at the end, alone; what
-    fails twice yields `Lost`. Tasks are drawn as workers become free. `function` must be importable by name, or a
-    `functools.partial` of such a one.
+    A task whose worker dies, or takes longer than `time_limit` seconds, is tried once more at the end, alone if
+    it crashed; what fails twice yields `Lost`. Tasks are drawn as workers become free. `function` must be importable
+    by name, or a `functools.partial` of such a one.
 
     Workers ignore the interrupt of the terminal. They are killed, with all that they started, when the iterator is
     closed and when the parent dies.
@@ -63,13 +63,15 @@ def map_isolated(
             pickling a task or a result; it ends the whole. What cannot be pickled itself comes as a RuntimeError.
         RuntimeError: workers cannot be started.
     """
-    lost = []
+    crashed: list[Task] = []
+    late: list[Task] = []
     for task, result in _run(function, tasks, workers, time_limit):
         if isinstance(result, Lost):
-            lost.append(task)
+            (late if result.reason == "timed_out" else crashed).append(task)
         else:
             yield task, result
-    for task in lost:
+    yield from _run(function, late, workers, time_limit)
+    for task in crashed:  # perhaps for want of memory
         yield from _run(function, [task], 1, time_limit)
 
 

@@ -156,7 +156,10 @@ def padding_mask(dataset: Dataset, domain: NDArray[np.integer[Any]]) -> NDArray[
     ends = [integer(dataset, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(domain.shape, np.bool_)
-    limits = [signed_word(end, signed=signed, bits=bits) for end in ends if end is not None]
+    # Words of 16 bits with the sign of the pixels, whatever their own: but no narrower, as headers outlive a conversion
+    # to 8 bits, in which a padding of 4095 must not become one of 255.
+    limits = [signed_word(end, signed=signed, bits=max(16, bits)) for end in ends if end is not None]
+    domain = domain.astype(np.int64)
     return (domain >= min(limits)) & (domain <= max(limits))
 
 

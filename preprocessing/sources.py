@@ -77,12 +77,16 @@ def find_images(source: Path, excluded: Iterable[Path]) -> Iterator[SourceImage]
 
 
 def manifest_images(rows: Iterable[ManifestRow]) -> Iterator[SourceImage]:
-    """Yield the images of a manifest, sorted by path; a path in several rows comes once for each."""
-    for row in sorted(rows, key=lambda row: (row.image, row.number)):
-        path = str(row.path.absolute())
-        # Reports stay behind: a worker has no use for them.
-        bare = replace(row, text="")
-        yield SourceImage(path, f"manifest row {row.number}: {row.image}", "", _version(_status(path)), bare)
+    """Yield the images of a manifest, sorted by path; a path in several rows comes once for each.
+
+    Origins do not depend on the number of a row, which changes where others are inserted before it.
+    """
+    for image, same in itertools.groupby(sorted(rows, key=lambda row: (row.image, row.number)), lambda row: row.image):
+        for time, row in enumerate(same, 1):
+            path = str(row.path.absolute())
+            # Reports stay behind: a worker has no use for them.
+            bare = replace(row, text="")
+            yield SourceImage(path, f"manifest image {time}: {image}", "", _version(_status(path)), bare)
 
 
 def source_bytes(image: SourceImage) -> bytes:
@@ -250,9 +254,9 @@ def _plain(path: str) -> str:
 
 
 def _path_origin(path: str) -> str:
-    """`path_text`, apart from the origins of members and of rows of a manifest also where a name imitates those."""
+    """`path_text`, apart from the origins of members and of images of a manifest also where a name imitates those."""
     origin = path_text(path).replace("!/", r"\x21/")
-    return re.sub("^m(?=anifest row)", r"\\x6d", origin)
+    return re.sub("^m(?=anifest image)", r"\\x6d", origin)
 
 
 def _name_origin(member: str) -> str:

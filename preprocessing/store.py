@@ -355,6 +355,12 @@ def write_identities(opened: OpenStore, identities: pl.DataFrame) -> None:
     write_private(opened.private / IDENTITIES, parquet_bytes(table))
 
 
+def stored_arrays(store: Path) -> set[str]:
+    """Paths of all arrays, relative to the store; listing folders is far cheaper than asking for files one by one."""
+    folders = filter(Path.is_dir, (store / "images").glob("*"))
+    return {f"images/{folder.name}/{name}" for folder in folders for name in os.listdir(folder)}  # noqa: PTH208
+
+
 def remove_unlisted_images(store: Path, listed: Collection[str]) -> None:
     """Remove arrays that the image table does not have."""
     kept = set(listed)

@@ -1,5 +1,6 @@
 """A store is a function of its sources, key and configuration: however often, and however rudely, it was made."""
 
+import hashlib
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 import polars as pl
 import pytest
 from made_archive import SMALL, contents, environment, items, reasons, result, write_image, write_report
+from made_dicom import made, saved
 from pydicom.fileset import FileSet
 
 from preprocessing.configuration import IngestConfiguration
@@ -303,3 +305,63 @@ def test_a_store_and_its_private_folder_may_move_together(tmp_path: Path) -> Non
         (tmp_path / "moved").mkdir(exist_ok=True)
         shutil.move(tmp_path / name, tmp_path / "moved" / name)
     assert ingest(tmp_path / "in", tmp_path / "moved" / "out", configuration=SMALL).converted == 0
+
+
+def test_a_manifest_row_that_says_something_else_is_read_again(tmp_path: Path) -> None:
+    key, table = key_file(tmp_path), tmp_path / "images.csv"
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((20, 30), 99, np.uint8))
+    arguments = {"manifest": table, "configuration": SMALL, "key": key}
+    table.write_text("image,study,patient,view,split\na.png,s1,p1,PA,train\nb.png,s2,p2,PA,train\n", encoding="utf-8")
+    assert ingest(None, tmp_path / "out", **arguments).converted == 2
+    changed = "image,study,patient,view,split\nc.png,s3,p0,AP,test\na.png,s1,p0,LL,test\nb.png,s2,p2,PA,train\n"
+    table.write_text(changed, encoding="utf-8")
+    assert ingest(None, tmp_path / "out", **arguments).converted == 2  # a, and c, which is not there
+    ingest(None, tmp_path / "fresh", **arguments)
+    assert result(tmp_path / "out") == result(tmp_path / "fresh")
+    assert sorted(item["view"] for item in items(tmp_path / "out")) == ["LATERAL", "PA"]
+
+
+def test_a_private_folder_that_serves_two_places_mixes_nothing(tmp_path: Path) -> None:
+    path, private = write_image(tmp_path / "in" / "1.dcm", 1), tmp_path / "private"
+    for store in ("a", "b"):
+        ingest(tmp_path / "in", tmp_path / store, configuration=SMALL, private=private)
+    write_image(path, 1, WindowCenter="100", WindowWidth="10")
+    for store in ("b", "a"):
+        assert ingest(tmp_path / "in", tmp_path / store, configuration=SMALL, private=private).converted == 1
+        (row,) = pl.read_parquet(tmp_path / store / "images.parquet").iter_rows(named=True)
+        assert hashlib.sha256((tmp_path / store / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+
+
+def test_a_store_ceases_to_be_complete_only_where_an_array_may_change(tmp_path: Path) -> None:
+    """Not for a file that can never be read; but where the ledger is gone, everything is made again."""
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    (tmp_path / "in" / "2.dcm").symlink_to(tmp_path / "nowhere")
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+    complete = []
+
+    def look(done: int, total: int | None) -> None:
+        complete.append((tmp_path / "out" / "run.json").exists())
+
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL, on_progress=look)
+    assert all(complete)
+    (tmp_path / "out.private" / "ledger.sqlite").unlink()
+    ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL, on_progress=look)
+    assert not complete[-1]
+
+
+def test_a_file_whose_greys_are_no_numbers_costs_itself(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    write_image(tmp_path / "in" / "2.dcm", 2, RescaleSlope="1E308", RescaleIntercept="-1E308")
+    for _ in range(2):
+        summary = ingest(tmp_path / "in", tmp_path / "out", configuration=SMALL)
+        assert summary.files.accepted == 2
+    assert summary.flags["rescale_malformed"] == 1
+
+
+def test_frames_without_end_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "1.dcm", 1)
+    many = made(np.zeros((3000, 1, 1), np.uint16), SOPInstanceUID="1.2.3.4")
+    saved(tmp_path / "in", many, "many.dcm")
+    ingest(tmp_path / "in", tmp_path / "out", configuration=replace(SMALL, size=1024))
+    assert reasons(tmp_path / "out") == {"many.dcm": "too_large"}

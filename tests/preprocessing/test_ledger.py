@@ -19,7 +19,7 @@ from preprocessing.identity import pseudonym
 from preprocessing.ledger import FILE_SCHEMA, Ledger, open_ledger
 from preprocessing.manifest import ManifestRow
 from preprocessing.sources import SourceImage
-from preprocessing.store import IMAGE_SCHEMA
+from preprocessing.store import IMAGE_SCHEMA, stored_arrays
 
 KEY = b"k" * 32
 VERSIONS = {"numpy": "2"}
@@ -117,10 +117,10 @@ def test_an_array_that_is_gone_is_missed(tmp_path: Path) -> None:
         ledger.see(map(source, "abc"), KEY)
         for name, outcome in zip("abc", outcomes, strict=True):
             ledger.record(source(name), outcome)
-        assert ledger.without_arrays(tmp_path) == set()
+        assert ledger.without_arrays(stored_arrays(tmp_path)) == set()
         for row in (outcomes[0].rows[1], outcomes[2].rows[0]):
             (tmp_path / row["path"]).unlink()
-        assert ledger.without_arrays(tmp_path) == {outcomes[0].file, outcomes[2].file}
+        assert ledger.without_arrays(stored_arrays(tmp_path)) == {outcomes[0].file, outcomes[2].file}
 
 
 def test_what_is_gone_is_forgotten_and_not_outdated(tmp_path: Path) -> None:

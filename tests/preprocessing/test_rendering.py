@@ -527,3 +527,13 @@ def test_pixels_twice_as_high_as_wide_become_square() -> None:
     square, geometry = fit_square(np.ones((50, 100), np.float32), 64, facts.pixel_aspect)
     assert square.min() > 0.999  # 50 rows of 0.4 mm are as long as 100 columns of 0.2 mm
     assert (geometry.scale_rows, geometry.scale_columns) == (64 / 50, 64 / 100)
+
+
+def test_padding_of_more_bits_than_pixels_have_is_none() -> None:
+    """As in a header of 12 bits that outlived its conversion to 8: the word is not cut to a white of 255."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    plain = rendered(ramp, WindowCenter=128, WindowWidth=256)
+    for padding in (4095, 1023, 256):
+        picture = rendered(ramp, WindowCenter=128, WindowWidth=256, PixelPaddingValue=padding)
+        assert "padding" not in picture.flags
+        np.testing.assert_array_equal(picture.pixels, plain.pixels)

@@ -214,7 +214,7 @@ def test_an_archive_behind_a_program_is_opened_if_it_is_called_zip(tmp_path: Pat
 def test_members_with_one_name_and_names_that_imitate_origins_stay_apart(tmp_path: Path) -> None:
     names = ["a", "a", "a", "a\\#2", "a//b", "a/b", "a/./b", "a (2)", "ü", "\\a"]
     zipped(tmp_path / "z.zip", [(name, f"{number}".encode()) for number, name in enumerate(names)])
-    tree(tmp_path, **{"z.zip!__a": b"10", "manifest row 2: x": b"11"})
+    tree(tmp_path, **{"z.zip!__a": b"10", "manifest image 2: x": b"11"})
     (tmp_path / "z.zip!\\x21").write_bytes(b"12")
     values = contents(tmp_path)
     assert values.pop("z.zip!/\\\\a") == "unsafe_path"
@@ -553,10 +553,10 @@ def test_rows_of_a_manifest_come_by_path_without_their_reports(tmp_path: Path) -
     ]
     images = list(manifest_images(rows))
     assert [image.origin for image in images] == [
-        "manifest row 3: a",
-        "manifest row 4: a",
-        "manifest row 2: b",
-        "manifest row 5: n\0",
+        "manifest image 1: a",
+        "manifest image 2: a",
+        "manifest image 1: b",
+        "manifest image 1: n\0",
     ]
     assert [content(image) for image in images] == [b"1", b"1", b"2", "missing_file"]
     assert all(image.row is not None and image.row.text == "" for image in images)

@@ -30,7 +30,7 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
         pass
     before = sorted(tmp_path.rglob("*"))
     with (
-        pytest.raises(InputError, match="preset was voi and is percentile"),
+        pytest.raises(InputError, match="preset was 'voi' and is 'percentile'"),
         open_store(tmp_path / "out", tmp_path / "private", {**CONFIGURATION, "preset": "percentile"}),
     ):
         pass
