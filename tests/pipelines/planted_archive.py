@@ -2,13 +2,14 @@
 
 import csv
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom import Dataset, config, uid
+from pydicom import Dataset, uid
 from pydicom.encaps import encapsulate
 
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
@@ -45,7 +46,7 @@ FOOTERS = (
     "ADDENDUM: For OTTILIEGUNDE ZWIEBELKRAUT, not NACHBARIN.\nApproved by: KNOBLAUCH",
 )
 
-KEY = "5a" * 32
+KEY = "28" * 32
 """Of the pseudonyms: one under which all three splits have studies."""
 
 
@@ -76,11 +77,12 @@ def plant_archive(folder: Path) -> Archive:
     made.key.touch(mode=0o600)
     made.key.write_text(KEY, encoding="ascii")
     rows = _rows(phantoms / "truth" / "studies.csv")
-    images = [(number, row[column]) for number, row in enumerate(rows) for column in ("image", "lateral") if row[column]]
-    for number, image in images:
+    columns = ("image", "lateral")
+    for number, image in [(n, row[column]) for n, row in enumerate(rows) for column in columns if row[column]]:
         (path,) = (phantoms / "dicom").rglob(f"{image}.dcm")
         _write(made.folder / f"ZWIEBELKRAUT_{number}" / f"geheimdatei_{image[-9:]}.dcm", _planted(path, rows, number))
-    _write_bad_files(made.folder)
+    with warnings.catch_warnings(action="ignore"):  # of values that are wrong on purpose
+        _write_bad_files(made.folder)
     _write_archive(made)
     _write_reports(made, phantoms / "reports", rows)
     _write_labels(made.labels, phantoms / "labels.csv")
@@ -181,7 +183,8 @@ def _write_bad_files(folder: Path) -> None:
 
 
 def _is_plain(path: Path) -> bool:
-    return bool(pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == uid.ExplicitVRLittleEndian)
+    meta = pydicom.dcmread(path, stop_before_pixels=True).file_meta
+    return bool(meta.TransferSyntaxUID == uid.ExplicitVRLittleEndian)
 
 
 def _bad_datasets(path: Path) -> Iterator[tuple[str, Dataset]]:
