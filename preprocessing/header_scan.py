@@ -8,7 +8,7 @@ is wrong with pixels only shows when they are decoded: a scan does not find it.
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -94,12 +94,27 @@ def scan_archive(
     """
     counts: Counter[Key] = Counter()
     done = 0
-    batches = _batches(find_images(source, ()))
-    for batch, found in map_isolated(partial(count_batch, policy), batches, workers=workers, time_limit=TIME_LIMIT):
-        counts += Counter({("reason", found.reason, False): len(batch)}) if isinstance(found, Lost) else found
-        done += len(batch)
+    for files, found in _counted(policy, _batches(find_images(source, ())), workers):
+        counts += found
+        done += files
         on_progress(done, None)
     return _summary(counts)
+
+
+def _counted(
+    policy: SelectionPolicy, batches: Iterable[list[SourceImage]], workers: int
+) -> Iterator[tuple[int, Counter[Key]]]:
+    """Yield number of files and counts of each batch; of one that was lost, file by file, to lose no more than one."""
+    lost: list[list[SourceImage]] = []
+    for batch, found in map_isolated(partial(count_batch, policy), batches, workers=workers, time_limit=TIME_LIMIT):
+        if not isinstance(found, Lost):
+            yield len(batch), found
+        elif len(batch) == 1:
+            yield 1, Counter({("reason", found.reason, False): 1})
+        else:
+            lost += ([image] for image in batch)
+    if lost:
+        yield from _counted(policy, lost, workers)
 
 
 def count_batch(policy: SelectionPolicy, images: list[SourceImage]) -> Counter[Key]:

@@ -25,6 +25,8 @@ from preprocessing.configuration import IngestConfiguration
 from preprocessing.ingest import ingest
 
 KILLS, MANY, ROUNDS = 200, 100_000, 5
+IMAGES, STARTED = 60, 6
+"""Of the scaling: images, and how many of them are done when all workers have started."""
 
 RUN = """
 import sys
@@ -42,7 +44,7 @@ def scaling(folder: Path) -> None:
     """Images a second with one worker and with two, uncompressed and JPEG-lossless radiographs of full size."""
     noise = np.random.default_rng(0).normal(0, 6, (3000, 2500))
     slope = np.linspace(500, 3500, 2500)[None] + noise
-    for number in range(60):
+    for number in range(IMAGES):
         words = np.clip(slope + number, 0, 4095).astype(np.uint16)
         syntax = "1.2.840.10008.1.2.1" if number % 2 else "1.2.840.10008.1.2.4.70"
         dataset = made(words, syntax, BitsStored=12, HighBit=11, SOPInstanceUID=f"1.2.{number}")
@@ -51,22 +53,14 @@ def scaling(folder: Path) -> None:
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for workers, found in rates.items():
-            started: list[float] = []
-
-            def progress(
-                done: int, total: int | None, started: list[float] = started, found: list[float] = found
-            ) -> None:
-                if done == 6:  # the workers have started
-                    started.append(time.perf_counter())
-                if done == total == 60:
-                    rates.append(54 / (time.perf_counter() - started[0]))
-
+            moments: list[float] = []
             ingest(
                 folder / "in",
                 folder / "out",
                 configuration=IngestConfiguration(workers=workers),
-                on_progress=progress,
+                on_progress=lambda done, total, moments=moments: moments.append(time.perf_counter()),  # type: ignore[misc]
             )
+            found.append((IMAGES - STARTED) / (moments[-1] - moments[-1 - IMAGES + STARTED]))
             shutil.rmtree(folder / "out")
             shutil.rmtree(folder / "out.private")
     one, two = (statistics.median(found) for found in rates.values())
@@ -85,7 +79,7 @@ def kills(folder: Path) -> None:
     subprocess.run([sys.executable, script, source, folder / "expected", key], check=True, env=environment())
     longest, expected = time.monotonic() - started, result(folder / "expected")
     moments, killed, equal = random.Random(0), 0, 0
-    for _ in range(KILLS):
+    for number in range(1, KILLS + 1):
         command = [sys.executable, script, source, folder / "out", key]
         with subprocess.Popen(command, start_new_session=True, env=environment()) as run:
             try:
@@ -95,9 +89,13 @@ def kills(folder: Path) -> None:
                 killed += 1
         subprocess.run(command, check=True, env=environment())
         equal += result(folder / "out") == expected
+        if number % 20 == 0:
+            print(
+                f"{number} rounds: {killed} runs killed before their end, {equal} equal to an undisturbed one",
+                flush=True,
+            )
         shutil.rmtree(folder / "out")
         shutil.rmtree(folder / "out.private")
-    print(f"{killed} of {KILLS} runs were killed before their end; {equal} ended as an undisturbed run, byte for byte")
 
 
 def memory(folder: Path) -> None:

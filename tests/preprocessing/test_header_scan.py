@@ -1,6 +1,8 @@
 """The scan of headers against the slow way that `ingest` takes, which is the oracle throughout."""
 
+import functools
 import os
+import signal
 import zipfile
 from collections import Counter
 from io import BytesIO
@@ -490,3 +492,18 @@ def test_nothing_that_facts_and_selection_read_is_missing_from_what_is_picked_ou
         check_selected(noting, image_facts(noting), ACCEPTING)
         keywords = {key for key in asked if isinstance(key, str)}
         assert keywords <= {*plain_elements.KEYWORDS, *plain_elements.ELSEWHERE}
+
+
+def count_or_die(policy: SelectionPolicy, images: list[SourceImage]) -> Counter[Any]:
+    if any("deadly" in image.origin for image in images):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return header_scan.count_batch(policy, images)
+
+
+def test_a_file_that_kills_its_worker_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "deadly", "b", "c"):
+        saved(tmp_path, made(np.zeros((8, 8), np.uint16)), f"{name}.dcm")
+    monkeypatch.setattr(header_scan, "partial", lambda _, policy: functools.partial(count_or_die, policy))
+    summary = scan_archive(tmp_path, SelectionPolicy())
+    assert (summary.files, summary.taken) == (4, 3)
+    assert summary.reasons == {"worker_crashed": 1}
