@@ -258,7 +258,7 @@ def scan(
     )
     with _progress("scanning") as on_progress:
         summary = scan_archive(source, configuration.selection, workers=workers, on_progress=on_progress)
-    print_scan(summary, Console())
+    print_scan(summary, Console(), MOST_SHOWN)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os.path
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -98,7 +98,7 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         if row is not None and _is_raster(source):
             known = replace(known, sop=f"manifest\0{os.path.normpath(row.image)}")
             raster = prepare_picture(raster_picture(data), settings.preparation)
-            return _stored(settings, source, known, iter([raster]), _manifest_columns(row), "")
+            return _stored(settings, source, known, [raster], _manifest_columns(row), "")
         dataset = parse_dicom(data)
         facts = image_facts(dataset)
         known = _originals(row, facts)
@@ -106,7 +106,8 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         _check_size(facts, settings.preparation)
         known, missing = _without_blanks(source, known)
         columns = _header_columns(facts, row, (*facts.flags, *selected, *missing))
-        frames = prepare_frames(dataset, facts, settings.preparation)
+        # All of them before the first is written: a frame that cannot be decoded loses the file.
+        frames = list(prepare_frames(dataset, facts, settings.preparation))
         return _stored(settings, source, known, frames, columns, facts.study_date)
     except UnusableFile as error:
         return _left_out(settings, source, known, error.reason, error.detail)
@@ -215,7 +216,7 @@ def _stored(
     settings: ConversionSettings,
     source: SourceImage,
     known: Originals,
-    images: Iterator[PreparedImage],
+    images: Sequence[PreparedImage],
     columns: dict[str, Any],
     study_date: str,
 ) -> Converted:
@@ -225,10 +226,9 @@ def _stored(
     name.
     """
     named = _pseudonyms(settings.key, source, known)
-    prepared = list(images)  # all of them before the first is written: a frame that cannot be decoded loses the file
+    several = len(images) > 1
     rows = []
-    for frame, image in enumerate(prepared, 1):
-        several = len(prepared) > 1
+    for frame, image in enumerate(images, 1):
         content = _encoded(image.array, settings.image_format)
         rows.append(
             {

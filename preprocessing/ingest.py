@@ -88,7 +88,11 @@ def ingest(
         seen = ledger.see(_counted(itertools.chain(found, manifest_images(rows)), on_progress), opened.key)
         if not seen:
             raise InputError(f"{manifest or store}: no image is named; give a folder of DICOM files or a manifest")
-        files, converted = _convert_new(opened, ledger, {row.number: row for row in rows}, configuration, on_progress)
+        settings = _settings(opened, configuration)
+        convert_all = functools.partial(
+            _convert_outstanding, ledger, settings, {row.number: row for row in rows}, configuration, on_progress
+        )
+        files, converted = _convert_new(opened, ledger, convert_all)
         if files.filter(pl.col("reason") == "").is_empty():
             raise InputError(_nothing_usable(source or manifest or store, files))
         index = StudyIndex(files, opened.key)
@@ -101,9 +105,7 @@ def ingest(
         label_rows, unmatched = _labels_by_study(label_table, labels, index)
         tables = _tables(opened, ledger, files, paired, label_rows, configuration)
         summary = _summary(opened, tables, files, seen, converted, paired, len(label_rows), unmatched)
-        summary = write_store(opened, ledger, tables, summary, seed=configuration.seed, started=started)
-        ledger.close_run()
-        return summary
+        return write_store(opened, ledger, tables, summary, seed=configuration.seed, started=started)
 
 
 def private_folder_of(store: Path) -> Path:
@@ -142,19 +144,15 @@ def _counted(images: Iterable[SourceImage], on_progress: OnProgress) -> Iterator
         yield image
 
 
-def _convert_new(
-    opened: OpenStore,
-    ledger: Ledger,
-    rows: Mapping[int, ManifestRow],
-    configuration: IngestConfiguration,
-    on_progress: OnProgress,
-) -> tuple[pl.DataFrame, int]:
+def _convert_new(opened: OpenStore, ledger: Ledger, convert_all: Callable[[], int]) -> tuple[pl.DataFrame, int]:
     """Convert what has no outcome yet, and what ceased to contradict others; return all outcomes, and how many are new.
 
-    Arrays of files that contradict others are not kept, so that those files have to be converted again.
+    Arrays of files that contradict others are not kept, so that those files have to be converted again. `convert_all`
+    converts all files without an outcome and returns their number.
     """
-    arrays = stored_arrays(opened.path)
-    if not ledger.is_of_place(fingerprint(opened.key, "place", [opened.path])):
+    arrays, place = stored_arrays(opened.path), fingerprint(opened.key, "place", [opened.path])
+    named = {array_file(path) for path in arrays}
+    if not ledger.is_of_place(place):
         # Another store's arrays, or older ones than the ledger's, may have these names.
         arrays = {
             path for path, digest in ledger.hashes() if path in arrays and _has_digest(opened.path / path, digest)
@@ -164,14 +162,14 @@ def _convert_new(
     while True:
         ledger.forget(outdated)
         lacking -= outdated
-        named = {array_file(path) for path in arrays}
         if any(file in named for file in ledger.outstanding_files()):
             # Arrays that the datalist names are about to change: the store ceases to be complete.
             (opened.path / "run.json").unlink(missing_ok=True)
-        converted += _convert_outstanding(opened, ledger, rows, configuration, on_progress)
+        converted += convert_all()
         files = without_contradictions(ledger.files(), functools.partial(content_digest, ledger))
         outdated = lacking.intersection(files.filter(pl.col("reason") == "")["file"])
         if not outdated:
+            ledger.keep_place(place)
             return files, converted
 
 
@@ -182,28 +180,31 @@ def _has_digest(path: Path, digest: str) -> bool:
         return False
 
 
-def _convert_outstanding(
-    opened: OpenStore,
-    ledger: Ledger,
-    rows: Mapping[int, ManifestRow],
-    configuration: IngestConfiguration,
-    on_progress: OnProgress,
-) -> int:
-    """Convert the files that have no outcome; return their number."""
-    settings = ConversionSettings(
+def _settings(opened: OpenStore, configuration: IngestConfiguration) -> ConversionSettings:
+    return ConversionSettings(
         Path(os.path.realpath(opened.path)),
         opened.key,
         configuration.preparation,
         configuration.selection,
         configuration.image_format,
     )
+
+
+def _convert_outstanding(
+    ledger: Ledger,
+    settings: ConversionSettings,
+    rows: Mapping[int, ManifestRow],
+    configuration: IngestConfiguration,
+    on_progress: OnProgress,
+) -> int:
+    """Convert the files that have no outcome; return their number."""
     total, done = ledger.count_outstanding(), 0
     on_progress(0, total)
     results = _mapped(settings, ledger.outstanding(rows), configuration)
     with contextlib.closing(results):  # an interrupt ends the workers at once
         for done, (image, result) in enumerate(results, 1):
             if isinstance(result, Lost):
-                file = pseudonym(opened.key, "file", image.origin)
+                file = pseudonym(settings.key, "file", image.origin)
                 result = Converted(file, result.reason, _LOST[result.reason])
             ledger.record(image, result)
             on_progress(done, total)

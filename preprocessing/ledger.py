@@ -119,15 +119,15 @@ def open_ledger(path: Path, store: str, versions: Mapping[str, str], *, identiti
 
 @contextmanager
 def _nothing_seen_is_left(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit at the end; a run that is refused or interrupted gives up its last moments, and the names of its files."""
+    """Commit, and erase the names of the files seen, however a run ends; one that fails gives up its last moments."""
     try:
         yield
-        connection.commit()
     except BaseException:
         connection.rollback()
+        raise
+    finally:
         connection.execute("DELETE FROM seen")
         connection.commit()
-        raise
 
 
 def _claim(connection: sqlite3.Connection, path: Path, store: str, identities: bool) -> None:
@@ -208,10 +208,13 @@ class Ledger:
         return (file for (file,) in self._connection.execute(query))
 
     def is_of_place(self, place: str) -> bool:
-        """Tell whether the store was at this place (a keyed number) when the ledger was last asked; take it down."""
+        """Tell whether the store was at this place (a keyed number) when `keep_place` was last called, if ever."""
         before = self._connection.execute("SELECT value FROM about WHERE name = 'place'").fetchone()
-        self._connection.execute("INSERT OR REPLACE INTO about VALUES ('place', ?)", (place,))
         return before is None or before[0] == place
+
+    def keep_place(self, place: str) -> None:
+        """Take down the place of the store, once the arrays there are those of the ledger."""
+        self._connection.execute("INSERT OR REPLACE INTO about VALUES ('place', ?)", (place,))
 
     def hashes(self) -> Iterator[tuple[str, str]]:
         """Path in the store, and SHA-256 in hexadecimal, of every array."""
@@ -320,11 +323,6 @@ class Ledger:
         query = "SELECT versions, count(*) FROM outcomes JOIN made_by ON made_by = number GROUP BY number ORDER BY 1"
         rows = self._connection.execute(query)
         return [{"versions": json.loads(versions), "files": count} for versions, count in rows]
-
-    def close_run(self) -> None:
-        """Erase the names of the files seen, which are needed no more."""
-        self._connection.execute("DELETE FROM seen")
-        self.commit()
 
 
 def _version(image: SourceImage, key: bytes) -> str:

@@ -161,7 +161,6 @@ def test_identities_that_are_not_wanted_are_erased_for_good(tmp_path: Path) -> N
     with opened(path, identities=False) as ledger:
         ledger.see([source("WARD7/a.dcm")], KEY)
         assert outstanding(ledger) == []
-        ledger.close_run()
         assert ledger.identities().is_empty()
     assert b"WARD7" not in path.read_bytes()
     with pytest.raises(InputError, match="without identities"), opened(path):
