@@ -82,7 +82,7 @@ STUDY_SCHEMA: dict[str, Any] = {
     "split": pl.String,
     "days": pl.Int32,  # since the patient's first study in the store
     "images": pl.UInt32,
-    "report_status": pl.String,  # see `pairing.REPORT_STATUS`
+    "report_status": pl.String,  # see `report_reading.REPORT_STATUS`
     "report_reason": pl.String,  # why there are no sentences; blank where there are
     "report_flags": pl.List(pl.String),
     "sections": pl.List(pl.String),  # canonical names, in the report's order

@@ -5,7 +5,7 @@ from dataclasses import astuple
 
 import polars as pl
 
-from preprocessing.pairing import StudyText
+from preprocessing.report_reading import StudyText
 from preprocessing.splits import assign_splits
 from preprocessing.store import STUDY_SCHEMA
 
