@@ -144,7 +144,7 @@ def ingest(
         typer.Argument(
             help="Folder of DICOM files and ZIP archives, searched through all its folders; a ZIP; a DICOMDIR; a .txt "
             "list of files; or a manifest, a CSV or Parquet table of PNG and JPEG images with the columns image, "
-            "study, patient and, if known, view, text or report, split."
+            "study, patient and, if known, view, text or report, split. With --dataset, the folder of that data set."
         ),
     ],
     store: Annotated[
@@ -153,13 +153,28 @@ def ingest(
     reports: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of .txt named by StudyInstanceUID or accession number, or a CSV/Parquet with a text column."
+            help="Folder of text files (named by StudyInstanceUID or accession number), DICOM SR, HL7 v2, FHIR "
+            "and Open-i XML in any mix; one such file; or a CSV/Parquet with a text column. May be SOURCE itself."
         ),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet with `report` and `study` or `accession`: which report is of which study."),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="CSV or Parquet: `study`, then a column a label with 1, 0, -1 (uncertain) or blank."),
+        typer.Option(
+            help="CSV or Parquet: `study`, then a column a label with 1, 0, -1 (uncertain) or blank. Without it, the "
+            "labels are those of the data set or, failing that, those that the reports say."
+        ),
     ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="What SOURCE is: folder, or a public data set by name (openi, mimic-cxr, mimic-cxr-jpg, chexpert, "
+            "chexpert-plus, nih14, padchest, vindr-cxr, brax, covid-chestxray)."
+        ),
+    ] = "folder",
     private: Annotated[
         Path | None,
         typer.Option(help="Folder for ledger, key and the link back to identities; default STORE.private."),
@@ -194,6 +209,16 @@ def ingest(
             "impression-else-findings-else-body."
         ),
     ] = "findings+impression",
+    redact: Annotated[
+        bool,
+        typer.Option("--redact", help="Replace what looks like a name, date, phone or record number in sentences."),
+    ] = False,
+    headings: Annotated[
+        Path | None, typer.Option(help="YAML with your hospital's headings; see docs/reports.md.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="YAML with your hospital's phrases for labels; see docs/reports.md.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split by patient.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     scheduler: Annotated[
@@ -206,6 +231,7 @@ def ingest(
     from preprocessing.tables import is_table
 
     configuration = IngestConfiguration(
+        dataset=dataset,
         preset=preset,
         size=size,
         image_format=image_format,
@@ -217,6 +243,9 @@ def ingest(
         burned_in=burned_in,
         captures=captures,
         text_policy=text_policy,
+        redact=redact,
+        headings=headings,
+        rules=rules,
         seed=seed,
         workers=workers,
         scheduler=scheduler,
@@ -228,6 +257,7 @@ def ingest(
             store,
             manifest=source if is_manifest else None,
             reports=reports,
+            pairs=pairs,
             labels=labels,
             private=private,
             key=key,
@@ -259,6 +289,26 @@ def scan(
     with _progress("scanning") as on_progress:
         summary = scan_archive(source, configuration.selection, workers=workers, on_progress=on_progress)
     print_scan(summary, Console(), MOST_SHOWN)
+
+
+@app.command()
+def label(
+    file: Annotated[
+        Path, typer.Argument(help="A report: text, DICOM SR, HL7, FHIR or Open-i XML; or a table of them.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON a report, with positions.")] = False,
+    rules: Annotated[Path | None, typer.Option(help="YAML that adds to the rules; see docs/reports.md.")] = None,
+    headings: Annotated[Path | None, typer.Option(help="YAML that adds to the headings; see docs/reports.md.")] = None,
+) -> None:
+    """Show the sections, sentences and labels of a report, and which words decided each label."""
+    from pipelines import label as labelling
+
+    console = Console()
+    for report in labelling.label_file(file, rules, headings):
+        if as_json:
+            typer.echo(labelling.as_json(report))
+        else:
+            labelling.print_report(report, console)
 
 
 @app.command()
@@ -425,8 +475,16 @@ def _print_summary(summary: "IngestSummary") -> None:
         table.add_row(name.replace("_", " "), _counts(getattr(summary, name)))
     if summary.labels_matched or summary.labels_unmatched:
         table.add_row(
-            "labels", f"{summary.labels_matched} studies matched, {summary.labels_unmatched} rows of no study"
+            "given labels", f"{summary.labels_matched} studies matched, {summary.labels_unmatched} rows of no study"
         )
+    present = {name: values["1"] for name, values in summary.labels.items() if "1" in values}
+    if present:
+        table.add_row("studies with", _counts(present))
+    if summary.identifiers:
+        table.add_row("looks like identifiers", _counts(summary.identifiers))
+    if summary.unmapped_headings or summary.other_unmapped_headings:
+        rare = f"; {summary.other_unmapped_headings} rarer ones" if summary.other_unmapped_headings else ""
+        table.add_row("unmapped headings", f"{_counts(summary.unmapped_headings)}{rare}")
     stderr.print(table, highlight=False, markup=False)
     stderr.print(f"{summary.store}  (keys and identities: {summary.private})", highlight=False, markup=False)
 

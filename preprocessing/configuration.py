@@ -1,12 +1,18 @@
 """What an ingest run is asked to do; all of it is stamped on the store, but for where the work is done."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from preprocessing.datasets import DATASETS, FOLDER
 from preprocessing.errors import InputError
+from preprocessing.headings import default_vocabulary, read_vocabulary
+from preprocessing.lexicon import rule_pack
 from preprocessing.preparation import INTERPOLATIONS, Preparation
 from preprocessing.rendering import PRESETS
+from preprocessing.report_reading import ReportRules
 from preprocessing.sections import POLICIES
 from preprocessing.selection import SelectionPolicy
 
@@ -19,6 +25,7 @@ SELECTIONS = {
 }
 """Choices of `selection.SelectionPolicy`."""
 
+FILES = ("headings", "rules")
 NOT_STAMPED = frozenset({"workers", "scheduler"})
 
 
@@ -27,6 +34,7 @@ class IngestConfiguration:
     """What is stamped on the store, but for `workers` and `scheduler`, which change nothing in it.
 
     Args:
+        dataset: public data set that the source is, one of `datasets.DATASETS`; `folder` for images of one's own.
         preset: way to render, one of `rendering.PRESETS`.
         size: side of the stored square in pixels.
         image_format: `npy` or `png`.
@@ -39,12 +47,16 @@ class IngestConfiguration:
         captures: `reject` or `accept` secondary captures and colour.
         text_policy: which sections become sentences, one of `sections.POLICIES`.
         minimum_words: words that a sentence must have; redactions and numbers are not words.
+        redact: whether what looks like an identifier is replaced in the sentences.
+        headings: a hospital's own headings (see `rules/headings.yaml`).
+        rules: a hospital's own rules for labels (see `rules/observations.yaml`).
         split_fractions: of patients in training, validation and test; they add up to 1.
         seed: of the split and of the contact sheet's sample.
         workers: processes that convert, on this machine.
         scheduler: address or file of a Dask scheduler, whose workers convert instead; blank for none.
     """
 
+    dataset: str = FOLDER
     preset: str = "voi"
     size: int = 512
     image_format: str = "npy"
@@ -57,6 +69,9 @@ class IngestConfiguration:
     captures: str = "reject"
     text_policy: str = "findings+impression"
     minimum_words: int = 1
+    redact: bool = False
+    headings: Path | None = None
+    rules: Path | None = None
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     seed: int = 0
     workers: int = 1
@@ -64,6 +79,7 @@ class IngestConfiguration:
 
     def __post_init__(self) -> None:
         """Raises InputError for a value that cannot be used."""
+        self._check_choice("dataset", DATASETS)
         self._check_choice("preset", PRESETS)
         self._check_choice("text_policy", POLICIES)
         self._check_choice("image_format", IMAGE_FORMATS)
@@ -103,6 +119,23 @@ class IngestConfiguration:
         """Which images are taken."""
         return SelectionPolicy(self.for_processing, self.burned_in, self.captures)
 
+    def report_rules(self) -> ReportRules:
+        """How reports are read.
+
+        Raises:
+            InputError: when a file of headings or rules is wrong.
+        """
+        vocabulary = read_vocabulary(self.headings) if self.headings else default_vocabulary()
+        return ReportRules(self.text_policy, self.minimum_words, self.redact, vocabulary, rule_pack(self.rules))
+
     def stamp(self) -> dict[str, Any]:
-        """What two runs into one store must agree on."""
-        return {name: value for name, value in asdict(self).items() if name not in NOT_STAMPED}
+        """What two runs into one store must agree on; of files, what is in them and not where they lie."""
+        values = {name: value for name, value in asdict(self).items() if name not in NOT_STAMPED}
+        return values | {name: _digest(value) for name, value in values.items() if name in FILES}
+
+
+def _digest(path: Path | None) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -29,7 +29,7 @@ from preprocessing.header_facts import PHOTOMETRICS
 from preprocessing.identity import day_shift, pseudonym
 from preprocessing.manifest import ManifestRow
 from preprocessing.preparation import Preparation, PreparedImage, prepare_frames, prepare_picture
-from preprocessing.rasters import RASTER_SUFFIXES, raster_picture
+from preprocessing.rasters import RASTER_SUFFIXES, exchanged, raster_picture
 from preprocessing.selection import SelectionPolicy, check_selected
 from preprocessing.sources import SourceImage, source_bytes
 from preprocessing.store import IMAGE_SCHEMA
@@ -97,12 +97,13 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         data = source_bytes(source)
         if row is not None and _is_raster(source):
             known = replace(known, sop=f"manifest\0{os.path.normpath(row.image)}")
-            raster = prepare_picture(raster_picture(data), settings.preparation)
+            picture = raster_picture(data)
+            raster = prepare_picture(exchanged(picture) if row.inverted else picture, settings.preparation)
             return _stored(settings, source, known, [raster], _manifest_columns(row), "")
         dataset = parse_dicom(data)
         facts = image_facts(dataset)
         known = _originals(row, facts)
-        selected = check_selected(dataset, facts, settings.selection)
+        selected = check_selected(dataset, facts, settings.selection, is_listed=row is not None)
         _check_size(facts, settings.preparation)
         known, missing = _without_blanks(source, known)
         columns = _header_columns(facts, row, (*facts.flags, *selected, *missing))

@@ -1,11 +1,12 @@
-"""The vocabulary of report headings, read from `rules/headings.yaml`; used by `sections.split_sections`.
+"""The vocabulary of report headings: `rules/headings.yaml`, and what a hospital's own file adds or changes.
 
 A label is looked up by its words only (case, punctuation and spacing do not matter), then by edit distance, so that
 "IMPRSSION" is an impression and "NDICATION" an indication without a table of typing errors.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,28 @@ from typing import Any
 import yaml
 
 from preprocessing.errors import InputError
+from preprocessing.heading_words import SpellingIndex, normalised
 
 LONGEST_LABEL = 80
 """Characters of the longest label that is looked at; keeps the search linear in the length of the text."""
 
+ADMINISTRATIVE = "administrative"
+"""Labels of letterheads and footers; no section of its own: `preamble` above the findings, `signature` below."""
+
 _REMEMBERED = 1 << 14
 _RULES = Path(__file__).parent / "rules" / "headings.yaml"
-_APOSTROPHE = re.compile(r"['’`]")
-_NOT_A_WORD = re.compile(r"[\W_]+")
+_OVERRIDE_KEYS = ("headings", "remove")
+_GAP = r"(?:\s+|\s*/\s*|-)"
 
 
 class HeadingVocabulary:
     """Canonical names of headings.
 
     Args:
-        rules: the content of a headings file: `headings`, `openers` and `view_headings`.
+        rules: the content of `rules/headings.yaml`.
     """
 
-    def __init__(self, rules: dict[str, Any]) -> None:
+    def __init__(self, rules: Mapping[str, Any]) -> None:
         self._names: dict[str, str] = {}
         self._beginnings: dict[str, str] = {}
         for name, variants in rules["headings"].items():
@@ -39,25 +44,40 @@ class HeadingVocabulary:
                 table = self._beginnings if variant.endswith(" *") else self._names
                 if table.setdefault(words, name) != name:
                     raise InputError(f"heading {variant!r} stands under both {table[words]} and {name}; keep one")
-        self._deletions = _deletion_table(self._names)
+        self.canonical_names = frozenset(rules["headings"])
+        self._spelling = SpellingIndex({w: name for w, name in self._names.items() if name != ADMINISTRATIVE})
+        self._before_colon: dict[str, tuple[str, bool] | None] = {}
+        self._alone: dict[str, str | None] = {}
         self._misspelt: dict[tuple[str, int], str | None] = {}
         self._last_words = {words.split()[-1] for words in self._names}
+        self.first_words = frozenset(words.split()[0] for words in [*self._names, *self._beginnings])
+        self.inner_words = frozenset(word for words in [*self._names, *self._beginnings] for word in words.split()[:-1])
+        self.inner_words |= {words.split()[-1] for words in self._beginnings}
         self._view_body = frozenset(rules["view_headings"]["body"])
         self._view_words = self._view_body | frozenset(rules["view_headings"]["words"])
         self.view_name: str = rules["view_headings"]["opens"]
         self.opener_names: dict[str, str] = {
-            " ".join(phrase.lower().split()): name for name, phrases in rules["openers"].items() for phrase in phrases
+            normalised(phrase): name for name, phrases in rules["openers"].items() for phrase in phrases
         }
-        phrases = sorted(self.opener_names, key=len, reverse=True)
-        self.openers = re.compile(
-            "(?:" + "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases) + r")\b", re.IGNORECASE
-        )
+        self.openers = UnmarkedHeadings(_phrases(self.opener_names), {words.split()[0] for words in self.opener_names})
+        self.opener_words = _covering(self.opener_names)
+        prose = rules.get("prose", {})
+        self.common_words = frozenset(prose.get("common", ()))
+        self.words_before = frozenset(prose.get("before", ()))
+        self.words_after = frozenset(prose.get("after", ()))
+        self._describing = {name: frozenset(words) for name, words in prose.get("describing", {}).items()}
+        self.unmarked = self._unmarked_headings()
 
     def name_of(self, label: str) -> str | None:
         """Canonical name of a label whose words are those of a variant; `None` for any other."""
         words = normalised(label)
         name = self._names.get(words)
         return name if name is not None or not words else self._name_by_beginning(words)
+
+    def name_of_unmarked(self, label: str) -> str | None:
+        """As `name_of`, where no colon says how long the label is: further words are taken up to "exam" or "study"."""
+        name = self._names.get(normalised(label))
+        return name or (self.name_of(label) if self.unmarked.phrases.fullmatch(label) else None)
 
     def name_of_misspelt(self, label: str) -> str | None:
         """Canonical name of the nearest variant: edit distance 1 from six letters on, 2 from eight on.
@@ -67,12 +87,10 @@ class HeadingVocabulary:
         words = normalised(label)
         if not 5 <= len(words) <= LONGEST_LABEL // 2 or len(words.split()) > 5 or any(c.isdigit() for c in words):
             return None
-        allowed = 1 if label[:1].islower() else 2
-        if (words, allowed) not in self._misspelt:
-            if len(self._misspelt) > _REMEMBERED:
-                self._misspelt.clear()
-            self._misspelt[words, allowed] = _nearest(words, allowed, self._deletions, self._names)
-        return self._misspelt[words, allowed]
+        key = (words, 1 if label[:1].islower() else 2)
+        if key not in self._misspelt:
+            _remember(self._misspelt, key, self._spelling.nearest(*key))
+        return self._misspelt[key]
 
     def is_view_heading(self, label: str) -> bool:
         """Whether a label is made of words for views and body parts alone, as in "CHEST, 2 VIEWS"."""
@@ -81,9 +99,44 @@ class HeadingVocabulary:
         has_body = not self._view_body.isdisjoint(words)
         return len(known) == len(words) and (has_body or len(words) >= 2) and not all(w.isdigit() for w in words)
 
+    def recognised(self, label: str) -> tuple[str, bool] | None:
+        """Canonical name of a label before a colon, however written, and whether it names a view.
+
+        Remembers the labels that it has seen, for a hospital uses the same few in every report.
+        """
+        try:
+            return self._before_colon[label]
+        except KeyError:
+            name = self.name_of(label) or self.name_of_misspelt(label)
+            is_view = name is None and self.is_view_heading(label)
+            found = (self.view_name, True) if is_view else (name, False) if name else None
+            _remember(self._before_colon, label, found)
+            return found
+
+    def recognised_alone(self, label: str) -> str | None:
+        """Canonical name of a label on a line of its own; one in capitals may have typing errors."""
+        try:
+            return self._alone[label]
+        except KeyError:
+            name = self.name_of_unmarked(label) or (self.name_of_misspelt(label) if label.isupper() else None)
+            _remember(self._alone, label, name)
+            return name
+
     def may_end_heading(self, word: str) -> bool:
         """Whether a heading of the vocabulary ends in this word: a quick test before the full search."""
-        return normalised(word).rpartition(" ")[2] in self._last_words
+        return word.lower() in self._last_words or normalised(word).rpartition(" ")[2] in self._last_words
+
+    def is_described(self, name: str, before: str) -> bool:
+        """Whether the word before the heading's describes it, as in "acute findings" or "medical history"."""
+        return before in self._describing.get(name, ())
+
+    def is_view_word(self, word: str) -> bool:
+        """Whether a word names a view or a part of the body, with which an examination begins."""
+        return word.lower() in self._view_words
+
+    def names_body(self, word: str) -> bool:
+        """Whether a word names a part of the body or a view, with which the section before may end."""
+        return word.lower() in self._view_body
 
     def _name_by_beginning(self, words: str) -> str | None:
         parts = words.split()
@@ -93,78 +146,160 @@ class HeadingVocabulary:
                 return name
         return None
 
+    def _unmarked_headings(self) -> "UnmarkedHeadings":
+        names = {
+            words: name
+            for words, name in self._names.items()
+            if name != ADMINISTRATIVE and self._view_body.isdisjoint(words.split()[1:] or ()) and words[:6] != "chest "
+        }
+        examinations = [words for words, name in names.items() if name == "examination" and " " not in words]
+        return UnmarkedHeadings(_phrases(names, self._beginnings, examinations), self.first_words)
+
+
+class UnmarkedHeadings:
+    """Finds the places of a text where the words of a heading stand, whatever stands around them.
+
+    Args:
+        phrases: matches a heading of the vocabulary.
+        first_words: with which headings begin.
+    """
+
+    def __init__(self, phrases: re.Pattern[str], first_words: Iterable[str]) -> None:
+        self.phrases = phrases
+        self._anchor = re.compile(rf"(?<!\w){_tree(first_words)}(?!\w)")
+
+    def places(self, lower: str) -> Iterable[tuple[int, int]]:
+        """Start and end of every phrase in a text that is in lower case; the longest at each place, some overlap."""
+        for anchor in self._anchor.finditer(lower):
+            phrase = self.phrases.match(lower, anchor.start(), anchor.start() + LONGEST_LABEL)
+            if phrase:
+                yield phrase.span()
+
 
 @lru_cache(maxsize=1)
 def default_vocabulary() -> HeadingVocabulary:
     """The vocabulary that comes with the package."""
-    return read_vocabulary(_RULES)
+    return HeadingVocabulary(_built_in_rules())
 
 
 def read_vocabulary(path: Path) -> HeadingVocabulary:
-    """Read a headings file.
+    """The vocabulary of the package with what a hospital's file (YAML, or TOML by its suffix) adds or changes.
+
+    The file holds `headings`, canonical name to variants, and may hold `remove`, variants that are no headings there.
+    A variant of the package that the file lists under another name moves to that name.
 
     Raises:
-        InputError: when the file cannot be read or lacks a part.
+        InputError: for a file that cannot be read or is not of that form; names the file and the key.
     """
+    override = _override(path)
+    rules = _built_in_rules()
+    claimed: dict[str, str] = {}
+    for name, variants in override["headings"].items():
+        if name not in rules["headings"]:
+            known = ", ".join(rules["headings"])
+            raise InputError(f"{path}: headings.{name} is not a canonical name; choose one of {known}")
+        for variant in _listed(path, f"headings.{name}", variants):
+            key = _key(variant)
+            if claimed.setdefault(key, name) != name:
+                raise InputError(
+                    f"{path}: {variant!r} stands under both headings.{claimed[key]} and headings.{name}; keep one"
+                )
+    gone = {_key(variant) for variant in _listed(path, "remove", override["remove"])}
+    both = sorted(gone & claimed.keys())
+    if both:
+        raise InputError(f"{path}: {both[0]!r} stands under both headings.{claimed[both[0]]} and remove; keep one")
+    for name, variants in rules["headings"].items():
+        kept = [variant for variant in variants if _key(variant) not in gone | claimed.keys()]
+        rules["headings"][name] = kept + [variant for variant, owner in claimed.items() if owner == name]
+    return HeadingVocabulary(rules)
+
+
+def _remember(known: dict[Any, Any], label: Any, found: Any) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+    known[label] = found
+
+
+def _built_in_rules() -> dict[str, Any]:
+    rules: dict[str, Any] = yaml.safe_load(_RULES.read_text(encoding="utf-8"))
+    return rules
+
+
+def _override(path: Path) -> dict[str, Any]:
+    """The content of a hospital's file, with both keys."""
     try:
-        return HeadingVocabulary(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a headings file ({type(error).__name__}); see rules/headings.yaml") from error
+        text = path.read_text(encoding="utf-8-sig")
+        content = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); name a file of headings") from error
+    except (UnicodeDecodeError, yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        kind = "TOML" if path.suffix.lower() == ".toml" else "YAML"
+        raise InputError(f"{path}: not a {kind} file in UTF-8; see the head of rules/headings.yaml") from error
+    if not content:
+        raise InputError(f"{path}: is empty; list variants under `headings`, as at the head of rules/headings.yaml")
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: holds no keys; list variants under `headings`, as at the head of rules/headings.yaml"
+        )
+    for key in content:
+        if key not in _OVERRIDE_KEYS:
+            raise InputError(f"{path}: {key} is not a key of a headings file; use {' and '.join(_OVERRIDE_KEYS)}")
+    headings = content.get("headings", {})
+    if not isinstance(headings, dict):
+        raise InputError(f"{path}: headings is not a mapping; write canonical names, each with a list of variants")
+    return {"headings": headings, "remove": content.get("remove", [])}
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def normalised(label: str) -> str:
-    """The words of a label in lower case: "&" is "and", apostrophes go, all but letters and digits becomes a blank."""
-    plain = _APOSTROPHE.sub("", label).replace("&", " and ").lower()
-    return _NOT_A_WORD.sub(" ", plain).strip()
+def _listed(path: Path, key: str, variants: Any) -> list[str]:
+    if not isinstance(variants, list):
+        raise InputError(f"{path}: {key} is not a list; write the variants between square brackets or one a line")
+    for variant in variants:
+        if not isinstance(variant, str):
+            raise InputError(f"{path}: {key} holds {variant!r}, which is not text; put it between quotation marks")
+        if not normalised(variant):
+            raise InputError(f"{path}: {key} holds a variant without letters or digits; take it out")
+    return variants
 
 
-def _errors_allowed(words: str) -> int:
-    return 0 if len(words) < 6 else 1 if len(words) < 8 else 2
+def _key(variant: str) -> str:
+    """What makes two variants the same: their words, and whether further words may follow."""
+    return normalised(variant) + (" *" if variant.endswith(" *") else "")
 
 
-def _deletions(words: str, count: int) -> Iterator[str]:
-    """`words` and every string that is left of it after up to `count` deletions."""
-    yield words
-    if count == 0:
-        return
-    for i in range(len(words)):
-        yield from _deletions(words[:i] + words[i + 1 :], count - 1)
+def _phrases(
+    phrases: Iterable[str], beginnings: Iterable[str] = (), beginnings_end_in: Iterable[str] = ()
+) -> re.Pattern[str]:
+    """Matches the longest of the phrases, at a word's end; a beginning takes up to three words before its last one."""
+    ends = "|".join(map(re.escape, beginnings_end_in))
+    alternatives = [rf"{_spaced(words)}(?:\s+\w+){{0,3}}?\s+(?:{ends})" for words in beginnings if ends]
+    alternatives += [_spaced(words) for words in sorted(phrases, key=len, reverse=True)]
+    return re.compile(rf"(?:{'|'.join(alternatives)})(?!\w)", re.IGNORECASE)
 
 
-def _deletion_table(variants: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Every variant under all that is left of it after as many deletions as it may have errors.
-
-    Two words at edit distance d share a string that each reaches by at most d deletions (Garbe's symmetric delete).
-    """
-    table: dict[str, set[str]] = {}
-    for words in variants:
-        for shortened in set(_deletions(words, _errors_allowed(words))):
-            table.setdefault(shortened, set()).add(words)
-    return {shortened: frozenset(sources) for shortened, sources in table.items()}
+def _covering(phrases: Iterable[str]) -> tuple[str, ...]:
+    """Words such that every phrase holds one: a text without any of them holds no phrase."""
+    words: list[str] = []
+    for phrase in sorted(phrases, key=len):
+        if not any(word in phrase.split() for word in words):
+            words.append(max(phrase.split(), key=len))
+    return tuple(words)
 
 
-def _nearest(words: str, allowed: int, table: dict[str, frozenset[str]], names: dict[str, str]) -> str | None:
-    candidates = {v for shortened in set(_deletions(words, allowed)) for v in table.get(shortened, ())}
-    distances = {v: edit_distance(words, v) for v in candidates}
-    near = {v: d for v, d in distances.items() if 0 < d <= min(allowed, _errors_allowed(v))}
-    if not near:
-        return None
-    least = min(near.values())
-    found = {names[v] for v, d in near.items() if d == least}
-    return found.pop() if len(found) == 1 else None
+def _spaced(words: str) -> str:
+    """The words of a variant as they stand in text: "&" or "/" for "and", "patient's" for "patients"."""
+    text = _GAP.join(re.sub(r"(?<=\w{3})s\Z", "['’]?s", re.escape(word)) for word in words.split())
+    return text.replace(f"{_GAP}and{_GAP}", r"(?:\s+and\s+|\s*[/&]\s*)")
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string alignment)."""
-    two_before: list[int] = []
-    before = list(range(len(b) + 1))
-    for i, x in enumerate(a):
-        row = [i + 1]
-        for j, y in enumerate(b):
-            cost = min(before[j + 1] + 1, row[j] + 1, before[j] + (x != y))
-            if i and j and x == b[j - 1] and a[i - 1] == y:
-                cost = min(cost, two_before[j - 1] + 1)
-            row.append(cost)
-        two_before, before = before, row
-    return before[len(b)]
+def _tree(words: Iterable[str]) -> str:
+    """A pattern that matches any of the words; a letter that several begin with is tried once."""
+    by_letter: dict[str, set[str]] = {}
+    for word in words:
+        by_letter.setdefault(word[:1], set()).add(word[1:])
+    optional = "?" if "" in by_letter else ""
+    branches = [
+        re.escape(letter) + (_tree(rest) if rest != {""} else "")
+        for letter, rest in sorted(by_letter.items())
+        if letter
+    ]
+    return f"(?:{'|'.join(branches)}){optional}"

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os.path
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +19,7 @@ import polars as pl
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.consistency import content_digest, without_contradictions
 from preprocessing.conversion import ConversionSettings, Converted, array_file, convert
+from preprocessing.datasets import FOLDER, Dataset, LeftOut, has_own_reports, read_dataset
 from preprocessing.errors import InputError
 from preprocessing.identity import fingerprint, pseudonym
 from preprocessing.ingest_summary import IngestSummary, counts_of, outcomes
@@ -27,10 +28,20 @@ from preprocessing.ledger import Ledger, open_ledger
 from preprocessing.manifest import ManifestRow, read_manifest
 from preprocessing.pairing import PairedReports, StudyIndex, pair_reports
 from preprocessing.pool import Lost, map_isolated
-from preprocessing.report_sources import RejectedReport, ReportRecord, read_report_file, read_reports
+from preprocessing.rejects import files_left_out, reject_originals, reject_table
+from preprocessing.report_pairs import read_pairs
+from preprocessing.report_sources import (
+    RejectedReport,
+    ReportRecord,
+    apart_from_reports,
+    overlap,
+    read_report_file,
+    read_reports,
+)
+from preprocessing.report_tables import ReportsRead
 from preprocessing.sources import SourceImage, find_images, manifest_images
 from preprocessing.splits import assign_splits
-from preprocessing.store import LEDGER, REJECT_SCHEMA, STUDY_SCHEMA, OpenStore, open_store, stored_arrays
+from preprocessing.store import LEDGER, STUDY_SCHEMA, OpenStore, open_store, stored_arrays
 from preprocessing.store_files import StoreTables, tool_versions, write_store
 from preprocessing.study_table import study_table
 
@@ -47,6 +58,7 @@ def ingest(
     reports: Path | None = None,
     manifest: Path | None = None,
     labels: Path | None = None,
+    pairs: Path | None = None,
     configuration: IngestConfiguration | None = None,
     private: Path | None = None,
     key: Path | None = None,
@@ -56,11 +68,14 @@ def ingest(
     """Fill a store. Only files that are new or changed are converted; what is not in the sources any more leaves it.
 
     Args:
-        source: folder, file, ZIP, DICOMDIR or list (see `sources.find_images`); `None` where the manifest is all.
+        source: folder, file, ZIP, DICOMDIR or list (see `sources.find_images`); `None` where the manifest is all; the
+            folder of the data set where the configuration names a public one (see `datasets.read_dataset`).
         store: folder to make, or a store of the same sources and configuration to bring up to date.
-        reports: folder of `.txt` files or table (see `report_sources.read_reports`).
+        reports: folder, file or table (see `report_sources.read_reports`); the folder may be the source, hold it or
+            lie in it.
         manifest: table of PNG and JPEG images (see `manifest.read_manifest`).
-        labels: table of labels (see `label_table.read_label_table`).
+        labels: table of labels (see `label_table.read_label_table`), in place of those of the data set.
+        pairs: table that says which report is of which study (see `report_pairs.read_pairs`).
         configuration: the defaults where `None`.
         private: folder for ledger, side table and key; `<store>.private` where `None`.
         key: file of the key, where it is not in the private folder.
@@ -73,18 +88,27 @@ def ingest(
     """
     started = time.monotonic()
     configuration = configuration or IngestConfiguration()
+    report_rules = configuration.report_rules()
     private = private or private_folder_of(store)
-    rows = read_manifest(manifest) if manifest else []
+    dataset = _listed(configuration.dataset, source, manifest, reports, [store, private])
+    rows = dataset.rows
     _check_official_splits(rows)
-    label_table = _read_labels(labels) if labels else None
-    others = [path for path in (reports, manifest, labels, store, private, key) if path]
-    image_places = [*([source] if source else []), *(row.path for row in rows)]
-    records = read_reports(reports, image_places) if reports else ()
+    label_table = _checked_labels(read_label_table(labels) if labels else dataset.labels, labels or source)
+    pair_table = read_pairs(pairs) if pairs else None
+    others = [path for path in (manifest, labels, pairs, store, private, key) if path]
+    among = source if configuration.dataset == FOLDER and overlap(source, reports) else None
+    image_places = [*([source] if source and among is None else []), *(row.path for row in rows)]
+    if has_own_reports(configuration.dataset, reports):
+        reports = None
+    records = read_reports(reports, [*image_places, *others], among=among) if reports else ()
+    others += [reports] if reports and among is None else []
     with (
         open_store(store, private, configuration.stamp(), [source, manifest], key) as opened,
         open_ledger(private / LEDGER, opened.identity, tool_versions(), identities=identities) as ledger,
     ):
-        found = find_images(source, [*others, *(row.path for row in rows)]) if source else ()
+        searched = source if configuration.dataset == FOLDER else None
+        found = find_images(searched, [*others, *(row.path for row in rows)]) if searched else ()
+        found = apart_from_reports(found, reports) if among and reports else found
         seen = ledger.see(_counted(itertools.chain(found, manifest_images(rows)), on_progress), opened.key)
         if not seen:
             raise InputError(f"{manifest or store}: no image is named; give a folder of DICOM files or a manifest")
@@ -93,18 +117,22 @@ def ingest(
             _convert_outstanding, ledger, settings, {row.number: row for row in rows}, configuration, on_progress
         )
         files, converted = _convert_new(opened, ledger, convert_all)
+        left_out = files_left_out(dataset.left_out, opened.key)
+        files, seen = pl.concat([files, left_out]), seen + len(left_out)
         if files.filter(pl.col("reason") == "").is_empty():
             raise InputError(_nothing_usable(source or manifest or store, files))
         index = StudyIndex(files, opened.key)
+        reading = ReportsRead(report_rules)
         paired = pair_reports(
-            (record for part in (records, _manifest_reports(rows, manifest)) for record in part),
+            (record for part in (records, _manifest_reports(rows, dataset.base)) for record in part),
             index,
-            policy=configuration.text_policy,
-            minimum_words=configuration.minimum_words,
+            reading.read,
+            pair_table,
         )
-        label_rows, unmatched = _labels_by_study(label_table, labels, index)
-        tables = _tables(opened, ledger, files, paired, label_rows, configuration)
-        summary = _summary(opened, tables, files, seen, converted, paired, len(label_rows), unmatched)
+        paired.leave_out((one.origin, one.reason, one.detail) for one in dataset.left_out if one.kind == "report")
+        label_rows, unmatched = _labels_by_study(label_table, labels or source, index)
+        tables = _tables(opened, ledger, files, paired, reading, label_rows, dataset.left_out, configuration)
+        summary = _summary(opened, tables, files, seen, converted, paired, reading, len(label_rows), unmatched)
         return write_store(opened, ledger, tables, summary, seed=configuration.seed, started=started)
 
 
@@ -121,9 +149,19 @@ def private_folder_of(store: Path) -> Path:
     return store.with_name(store.name + ".private")
 
 
-def _read_labels(path: Path) -> pl.DataFrame:
-    table = read_label_table(path)
-    taken = sorted(set(table.columns[1:]) & set(STUDY_SCHEMA))
+def _listed(
+    name: str, source: Path | None, manifest: Path | None, reports: Path | None, excluded: Iterable[Path]
+) -> Dataset:
+    """Images that a manifest or a data set lists; none where the source is a folder to be searched."""
+    if name == FOLDER:
+        return Dataset(read_manifest(manifest), manifest.parent) if manifest else Dataset([])
+    if source is None or manifest is not None:
+        raise InputError(f"data set {name}: name the folder that holds it, and no manifest")
+    return read_dataset(name, source, reports, excluded)
+
+
+def _checked_labels(table: pl.DataFrame | None, path: Path | None) -> pl.DataFrame | None:
+    taken = sorted(set(table.columns[1:]) & set(STUDY_SCHEMA)) if table is not None else []
     if taken:
         raise InputError(f"{path}: a label cannot be named {taken[0]!r}, as the studies table has that; rename it")
     return table
@@ -237,13 +275,13 @@ def _nothing_usable(path: Path, files: pl.DataFrame) -> str:
     return f"{path}: none of {len(files)} files is a usable chest radiograph ({reasons}); check the folder"
 
 
-def _manifest_reports(rows: Iterable[ManifestRow], manifest: Path | None) -> Iterator[ReportRecord | RejectedReport]:
+def _manifest_reports(rows: Iterable[ManifestRow], base: Path) -> Iterator[ReportRecord | RejectedReport]:
     for row in rows:
         origin = f"manifest row {row.number}"
-        if row.report and manifest is not None:
-            yield read_report_file(manifest.parent / row.report, row.study, f"{origin}: {row.report}")
+        if row.report:
+            yield read_report_file(base / row.report, row.study, f"{origin}: {row.report}")
         elif row.text:
-            yield ReportRecord(row.study, row.text, origin)
+            yield ReportRecord((row.study,), row.text, origin)
 
 
 def _labels_by_study(table: pl.DataFrame | None, path: Path | None, index: StudyIndex) -> tuple[pl.DataFrame, int]:
@@ -264,29 +302,26 @@ def _tables(
     ledger: Ledger,
     files: pl.DataFrame,
     paired: PairedReports,
+    reading: ReportsRead,
     label_rows: pl.DataFrame,
+    left_out: Sequence[LeftOut],
     configuration: IngestConfiguration,
 ) -> StoreTables:
+    """The tables; where no labels were given, those of the reports are the studies'."""
+    report_labels = reading.labels(paired.taken)
+    if label_rows.width == 1:
+        label_rows = report_labels.drop("edema_severity") if len(report_labels) else label_rows
     taken = files.filter(pl.col("reason") == "")
     images = ledger.images().join(taken.select("file"), on="file", how="semi").sort("study", "image")
     studies = study_table(images, taken, paired.texts, configuration.seed, configuration.split_fractions)
-    rejects = [
-        files.filter(pl.col("reason") != "").select("file", pl.lit("image").alias("kind"), "reason", "detail"),
-        pl.DataFrame(
-            [
-                (pseudonym(opened.key, "report", origin), "report", reason, detail)
-                for origin, reason, detail in paired.rejects
-            ],
-            schema=REJECT_SCHEMA,
-            orient="row",
-        ),
-    ]
     return StoreTables(
         images=images,
         studies=studies.join(label_rows, on="study", how="left").sort("study"),
-        rejects=pl.concat(rejects).sort("kind", "file"),
+        rejects=reject_table(files, paired.rejects, left_out, opened.key),
         labels=tuple(label_rows.columns[1:]),
-        reports=[(pseudonym(opened.key, "report", origin), "report", origin) for origin, _, _ in paired.rejects],
+        report_labels=report_labels,
+        report_evidence=reading.evidence(paired.taken),
+        reports=reject_originals(paired.rejects, left_out, opened.key),
     )
 
 
@@ -297,10 +332,12 @@ def _summary(
     seen: int,
     converted: int,
     paired: PairedReports,
+    reading: ReportsRead,
     matched: int,
     unmatched: int,
 ) -> IngestSummary:
     images, studies = tables.images, tables.studies
+    headings, other_headings = reading.unmapped_headings()
     left_out = files.filter(pl.col("reason") != "")
     return IngestSummary(
         store=opened.path,
@@ -323,6 +360,12 @@ def _summary(
         sentences=int(studies["sentences"].list.len().sum()),
         labels_matched=matched,
         labels_unmatched=unmatched,
+        labels={name: counts_of(studies[name].drop_nulls().cast(pl.String)) for name in tables.labels},
+        label_rules=reading.version,
+        edema_severity=counts_of(studies["edema_severity"].drop_nulls().cast(pl.String)),
+        identifiers=reading.identifiers(paired.taken),
+        unmapped_headings=headings,
+        other_unmapped_headings=other_headings,
         converted=converted,
         seconds=0.0,
     )

@@ -48,6 +48,12 @@ class IngestSummary:
         report_status: studies by what became of their report.
         sentences: number of sentences in all.
         labels_matched, labels_unmatched: rows of the label table that found a study, and that did not.
+        labels: studies by value of each label, blanks left out.
+        label_rules: version of the rules that labels were read from reports by.
+        edema_severity: studies by grade.
+        identifiers: what looks like an identifier in the sentences, by kind; with redaction, what was replaced.
+        unmapped_headings: labels that look like headings and are in no vocabulary, with the number of their reports.
+        other_unmapped_headings: how many more there are that too few reports have for them to be shown.
         converted: files that this run converted; the others were known from runs before.
         seconds: wall time.
     """
@@ -72,6 +78,12 @@ class IngestSummary:
     sentences: int
     labels_matched: int
     labels_unmatched: int
+    labels: dict[str, dict[str, int]]
+    label_rules: str
+    edema_severity: dict[str, int]
+    identifiers: dict[str, int]
+    unmapped_headings: dict[str, int]
+    other_unmapped_headings: int
     converted: int
     seconds: float
 

@@ -330,5 +330,6 @@ def _version(image: SourceImage, key: bytes) -> str:
     if image.row is None:
         return image.version
     row = image.row
-    said = pseudonym(key, "file", "\0".join((row.study, row.patient, row.view, row.split)))
+    inverted = ("inverted",) if row.inverted else ()
+    said = pseudonym(key, "file", "\0".join((row.study, row.patient, row.view, row.split, *inverted)))
     return f"{image.version} {said}" if image.version else ""

@@ -1,7 +1,8 @@
 """A manifest: images that are already PNG or JPEG, with what a DICOM header would have said; a way into `ingest`.
 
-Columns: `image` (path), `study`, `patient`; optionally `view`, `text` or `report` (path of a text file), and `split`.
-Paths are relative to the manifest. Public data sets come through this door.
+Columns: `image` (path), `study`, `patient`; optionally `view`, `text` or `report` (path of a text file), `split`, and
+`inverted` (1 where a PNG or JPEG shows bone dark, else 0 or blank). Paths are relative to the manifest. Public data
+sets come through this door (`preprocessing.datasets`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from preprocessing.tables import read_text_table
 from preprocessing.views import VIEW_POSITIONS, is_decubitus
 
 REQUIRED = ("image", "study", "patient")
-OPTIONAL = ("view", "text", "report", "split")
+OPTIONAL = ("view", "text", "report", "split", "inverted")
+
+_TRUTH = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class ManifestRow:
         view: "PA", "AP", "LATERAL", "OBLIQUE" or "UNKNOWN".
         text: the report itself, or blank.
         report: path of the report as written, or blank.
-        split: "training", "validation", "test" or blank.
+        split: "training", "validation", "test", `splits.TRAINING_OR_VALIDATION` or blank.
+        inverted: whether a PNG or JPEG shows bone dark, as MONOCHROME1 does; of a DICOM file its header tells.
     """
 
     number: int
@@ -40,13 +44,14 @@ class ManifestRow:
     text: str
     report: str
     split: str
+    inverted: bool = False
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
     """Read a manifest.
 
     Raises:
-        InputError: when a required column or value is missing, or a split has an unknown name.
+        InputError: when a required column or value is missing, or a split or `inverted` has an unknown value.
     """
     table = read_text_table(path)
     missing = [name for name in REQUIRED if name not in table.columns]
@@ -63,9 +68,12 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             raise InputError(f"{path}: row {number} has no {blank[0]}; fill it in")
         split = official_split(cells["split"]) if cells["split"] else ""
         if split is None:
-            raise InputError(f"{path}: row {number}: `split` is none of train, validation, test and blank")
+            raise InputError(f"{path}: row {number}: `split` is none of train, validation, train_val, test and blank")
+        inverted = _TRUTH.get(cells.pop("inverted").lower())
+        if inverted is None:
+            raise InputError(f"{path}: row {number}: `inverted` is none of 1, 0 and blank")
         cells |= {"view": canonical_view(cells["view"]), "split": split}
-        rows.append(ManifestRow(number=number, path=path.parent / cells["image"], **cells))
+        rows.append(ManifestRow(number=number, path=path.parent / cells["image"], inverted=inverted, **cells))
     return rows
 
 

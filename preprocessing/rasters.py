@@ -25,8 +25,9 @@ FLAGS: dict[str, str] = {
     "colour": "colours that differ from grey were turned to their luminance",
     "alpha": "a transparency channel was dropped",
     "narrow_range": "no pixel reaches a quarter of full scale: perhaps 12-bit values in 16-bit words",
+    "inverted": "bone was dark in the file, as the manifest or data set says; dark and bright were exchanged",
 }
-"""Flags that `raster_picture` may set, and what each one means."""
+"""Flags that `raster_picture` and `exchanged` may set, and what each one means."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -58,6 +59,17 @@ def raster_picture(data: bytes) -> Picture:
     if pixels.max() < 0.25:
         flags.add("narrow_range")
     return Picture(pixels, "raster", tuple(sorted(flags)))
+
+
+def exchanged(picture: Picture) -> Picture:
+    """Exchange dark and bright: x becomes 1 - x.
+
+    In a picture of `narrow_range` the greatest value that its bits can hold stands for 1, or all of it would be white.
+    """
+    pixels, most = picture.pixels, np.float32(1)
+    if "narrow_range" in picture.flags and pixels.any():
+        most = np.float32((2 ** int(np.rint(pixels.max() * 65535)).bit_length() - 1) / 65535)
+    return Picture(most - pixels, picture.voi, tuple(sorted({*picture.flags, "inverted"})))
 
 
 def _check(data: bytes) -> None:

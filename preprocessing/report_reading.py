@@ -1,10 +1,15 @@
-"""One report to what its study gets from it: sections and sentences, as far as the policy takes them."""
+"""One report to what its study gets from it: sections, sentences and labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from preprocessing.headings import HeadingVocabulary, default_vocabulary
+from preprocessing.labels import Evidence, label_names, labels_of, read_sections
+from preprocessing.lexicon import RulePack, rule_pack
 from preprocessing.sections import report_text, split_sections
-from preprocessing.sentences import split_sentences, words_in
+from preprocessing.sentences import Sentence, split_sentences, words_in
+from preprocessing.text_identifiers import Identifier, find_identifiers, redacted_span
 
 REPORT_STATUS: dict[str, str] = {
     "paired": "a report was found and has sentences",
@@ -13,6 +18,25 @@ REPORT_STATUS: dict[str, str] = {
     "several_reports": "reports with different texts name this study; none was taken",
 }
 """Values of `report_status` in the studies table."""
+
+
+@dataclass(frozen=True)
+class ReportRules:
+    """How reports are read.
+
+    Args:
+        policy: which sections become sentences, one of `sections.POLICIES`.
+        minimum_words: words that a sentence must have; redactions and numbers are not words.
+        redact: whether what looks like an identifier is replaced in the sentences.
+        vocabulary: of headings.
+        pack: of labels.
+    """
+
+    policy: str = "findings+impression"
+    minimum_words: int = 1
+    redact: bool = False
+    vocabulary: HeadingVocabulary = field(default_factory=default_vocabulary)
+    pack: RulePack = field(default_factory=rule_pack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +48,67 @@ class StudyText:
     flags: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+    edema_severity: int | None = None
 
 
-def read_report(text: str, flags: Sequence[str], policy: str, minimum_words: int) -> StudyText:
-    """Sections and sentences of one report, as far as the policy takes them.
+@dataclass(frozen=True, slots=True)
+class ReadReport:
+    """One report as it was read.
 
-    A sentence with fewer than `minimum_words` words (redactions and numbers not counted) is left out.
+    Args:
+        text: what its study gets.
+        labels: values in the order of `labels.label_names`: 1, 0, -1 or `None`.
+        evidence: where the report says so.
+        unmapped: its labels that look like headings and are in no vocabulary, each once.
+        identifiers: how many of each kind its sentences hold, or held before they were redacted.
     """
-    sections = split_sections(text)
-    names = tuple(section.name for section in sections)
-    spans = report_text(text, policy, sections)
-    if not spans:
-        return StudyText("no_usable_text", "no_section_of_the_policy", tuple(flags), names)
-    found = [sentence.text for start, end in spans for sentence in split_sentences(text[start:end], start)]
-    sentences = tuple(sentence for sentence in found if words_in(sentence) >= minimum_words)
-    if not sentences:
-        return StudyText("no_usable_text", "no_sentence_long_enough", tuple(flags), names)
-    return StudyText("paired", "", tuple(flags), names, sentences)
+
+    text: StudyText
+    labels: tuple[int | None, ...]
+    evidence: tuple[Evidence, ...]
+    unmapped: frozenset[str]
+    identifiers: Mapping[str, int]
+
+
+def read_report(text: str, flags: Sequence[str], rules: ReportRules) -> ReadReport:
+    """Sections, sentences and labels of one report. Labels are read from the text as it is, before it is redacted."""
+    sections = split_sections(text, rules.vocabulary)
+    cut: dict[int, list[Sentence]] = {}  # where a section's text begins -> its sentences
+
+    def sentences_of(start: int, end: int) -> list[Sentence]:
+        if start not in cut:
+            cut[start] = split_sentences(text[start:end], start)
+        return cut[start]
+
+    labelled = [(section.name, sentences_of(*span)) for section, *span in read_sections(text, sections, rules.pack)]
+    labels = labels_of(text, labelled, rules.pack)
+    spans = report_text(text, rules.policy, sections)
+    taken = [sentence for span in spans for sentence in sentences_of(*span)]
+    identifiers = _in_sentences(find_identifiers(text), taken)
+    words = _sentence_texts(text, taken, identifiers if rules.redact else [])
+    texts = tuple(sentence for sentence in words if words_in(sentence) >= rules.minimum_words)
+    return ReadReport(
+        StudyText(
+            "paired" if texts else "no_usable_text",
+            "" if texts else "no_sentence_long_enough" if spans else "no_section_of_the_policy",
+            tuple(flags),
+            tuple(section.name for section in sections),
+            texts,
+            labels.edema_severity,
+        ),
+        tuple(labels.values.get(name) for name in label_names(rules.pack)),
+        labels.evidence,
+        frozenset(),
+        Counter(identifier.kind for identifier in identifiers),
+    )
+
+
+def _in_sentences(identifiers: Sequence[Identifier], sentences: Sequence[Sentence]) -> list[Identifier]:
+    return [one for one in identifiers if any(s.start < one.end and one.start < s.end for s in sentences)]
+
+
+def _sentence_texts(text: str, sentences: Sequence[Sentence], identifiers: Sequence[Identifier]) -> list[str]:
+    """Words of the sentences, identifiers replaced."""
+    if not identifiers:
+        return [sentence.text for sentence in sentences]
+    return [" ".join(redacted_span(text, s.start, s.end, identifiers).split()) for s in sentences]

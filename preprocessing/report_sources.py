@@ -1,101 +1,116 @@
-"""Reports from where they lie: a folder of text files or a table; the way into `ingest` for text.
+"""Reports from where they lie: folders, files and tables; the way into `ingest` for text.
 
-A report is known by a key, which is a StudyInstanceUID, an AccessionNumber or a manifest's study id. Which study that
-is, `ingest` finds out; nothing is guessed here.
+A folder may hold any mix of text files, DICOM SR, HL7 v2, FHIR and Open-i's XML. What a file is, its content tells
+(`report_formats`); each format has a module that turns bytes into records. Which study a record is of, `pairing` finds
+out by the record's keys; nothing is guessed here.
 """
 
+import io
+import itertools
 import os
-import stat
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from preprocessing.errors import InputError, UnusableFile
 from preprocessing.files import path_text
-from preprocessing.tables import column_among, is_table, read_text_table
-from preprocessing.text_files import LONGEST_REPORT, decode_report
+from preprocessing.hl7_messages import messages_in
+from preprocessing.hl7_reports import read_message
+from preprocessing.openi_reports import read_openi
+from preprocessing.report_formats import DICOM, FHIR, HEAD, HL7, XML, format_of, head_of, is_report_file, opened
+from preprocessing.report_records import FORMAT_REASONS, RejectedReport, ReportRecord, usable_keys
+from preprocessing.sources import SourceImage
+from preprocessing.sr_reports import read_sr
+from preprocessing.tables import column_named, is_table, stream_text_table
+from preprocessing.text_files import COMPRESSED, LONGEST_REPORT, checked_text, decode_report, decoded
+
+__all__ = ["RejectedReport", "ReportRecord", "read_report_file", "read_reports"]
 
 STUDY_COLUMNS = ("study", "study_instance_uid", "study_uid", "study_id")
 ACCESSION_COLUMNS = ("accession", "accession_number")
 TEXT_COLUMNS = ("text", "report", "report_text")
 
-
-@dataclass(frozen=True, slots=True)
-class ReportRecord:
-    """One report.
-
-    Args:
-        key: StudyInstanceUID, AccessionNumber or manifest study id.
-        text: the report as written.
-        origin: where it came from, relative to the source ("a/b.txt", "reports.csv row 7"); an identifier.
-        flags: how it was decoded.
-    """
-
-    key: str
-    text: str
-    origin: str
-    flags: tuple[str, ...] = ()
+LARGEST_OBJECT = 64_000_000
+"""Bytes of the largest DICOM object or JSON document that is read as a report."""
 
 
-@dataclass(frozen=True, slots=True)
-class RejectedReport:
-    """A report that cannot be used, with the reason; `origin` as in `ReportRecord`."""
+def read_reports(
+    source: Path, images: Iterable[Path] = (), *, among: Path | None = None
+) -> Iterator[ReportRecord | RejectedReport]:
+    """Yield the reports of a folder (searched in depth), of one file, or of a CSV or Parquet table.
 
-    origin: str
-    reason: str
-    detail: str
-
-
-def read_reports(source: Path, images: Iterable[Path] = ()) -> Iterator[ReportRecord | RejectedReport]:
-    """Yield the reports of a folder of `.txt` files (searched in depth, named by key), or of a CSV or Parquet table.
-
-    A table has a column `study` or `accession` (or both: the study counts), and a column `text`. Every file or row
-    yields one record or one rejection, in the order of names or rows.
+    A table has a column `study` or `accession` or both, and a column `text`. A text file is named by its key. Every
+    file, row, message and resource that is a report yields one record or one rejection, and so does every file that
+    holds none, in the order of names or rows. Texts are read one after another as they are asked for.
 
     Args:
-        source: folder or table.
-        images: files and folders that are accounted for as images, where both lie in one folder.
+        source: folder, file or table.
+        images: files and folders that are accounted for as something else, images for instance.
+        among: a folder of images that holds the reports, lies inside their folder, or is the same. Where both overlap,
+            files that are no reports (`report_formats.is_report_file`) are left to the images' side.
 
     Raises:
         InputError: when the source is not there, has no report, or is a table without these columns.
     """
     try:
         if source.is_dir():
-            return _read_folder(source, {os.path.abspath(path) for path in images})  # noqa: PTH100 -- links stay
+            return _read_folder(source, {os.path.abspath(path) for path in images}, among)  # noqa: PTH100 -- links stay
         is_file = source.is_file()
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror}); check the path and its permissions") from error
     if is_file and is_table(source):
         return _read_table(source)
     if is_file:
-        raise InputError(f"{source}: reports come as a folder of .txt files or as a CSV or Parquet table")
-    raise InputError(f"{source}: there is no such folder or table of reports; check the path")
+        return _read_single(source)
+    raise InputError(f"{source}: there is no such folder, file or table of reports; check the path")
 
 
 def read_report_file(path: Path, key: str, origin: str) -> ReportRecord | RejectedReport:
     """One report from one text file, of which no more is read than a report can have."""
     try:
-        text, flags = decode_report(_start_of(path))
-        return ReportRecord(key, text, origin, flags)
-    except UnusableFile as error:
+        with opened(path) as file:
+            text, flags = decode_report(file.read(LONGEST_REPORT + 1))
+        return ReportRecord(usable_keys([key]), text, origin, flags)
+    except (OSError, ValueError) as error:
+        return _unreadable(error, origin)
+
+
+def overlap(images: Path | None, reports: Path | None) -> bool:
+    """Whether both are folders and are the same, or one lies in the other."""
+    if images is None or reports is None or not (os.path.isdir(images) and os.path.isdir(reports)):  # noqa: PTH112
+        return False
+    first, second = Path(os.path.realpath(images)), Path(os.path.realpath(reports))
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
+def apart_from_reports(images: Iterable[SourceImage], reports: Path) -> Iterator[SourceImage]:
+    """Leave out the files that `read_reports` takes where images and reports lie in one folder."""
+    folder = _folder(reports)
+    for image in images:
+        if image.member or not _place(image.path).startswith(folder) or not is_report_file(image.path):
+            yield image
+
+
+def _folder(path: Path) -> str:
+    """A folder with a separator behind it."""
+    return os.path.join(os.path.realpath(path), "")  # noqa: PTH118
+
+
+def _place(path: str | Path) -> str:
+    """Where a file lies in the end; a link is itself and not what it points at."""
+    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 -- links stay
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 -- fast
+
+
+def _unreadable(error: Exception, origin: str) -> RejectedReport:
+    if isinstance(error, UnusableFile):
         return RejectedReport(origin, error.reason, error.detail)
-    except FileNotFoundError:
+    if isinstance(error, FileNotFoundError | ValueError):  # a path with a NUL in it, from a manifest
         return RejectedReport(origin, "missing_file", "there is no such file")
-    except OSError as error:
-        return RejectedReport(origin, "unreadable", f"the file cannot be read ({type(error).__name__})")
-    except ValueError:  # a path with a NUL in it, from a manifest
-        return RejectedReport(origin, "missing_file", "there is no such file")
+    return RejectedReport(origin, "unreadable", f"the file cannot be read ({type(error).__name__})")
 
 
-def _start_of(path: Path) -> bytes:
-    """One byte more than the longest report; a pipe or device is refused before it can keep the reader waiting."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UnusableFile("not_a_file", "neither a file nor a link to one")
-        return file.read(LONGEST_REPORT + 1)
-
-
-def _read_folder(source: Path, images: Collection[str]) -> Iterator[ReportRecord | RejectedReport]:
+def _read_folder(source: Path, images: Collection[str], among: Path | None) -> Iterator[ReportRecord | RejectedReport]:
     closed: list[OSError] = []
     paths: list[Path] = []
     for folder, folders, names in os.walk(source, onerror=closed.append):
@@ -106,41 +121,132 @@ def _read_folder(source: Path, images: Collection[str]) -> Iterator[ReportRecord
     paths = sorted(path for path in paths if os.path.abspath(path) not in images)  # noqa: PTH100
     if any(path == source for path in paths):
         raise InputError(f"{source}: cannot be read ({closed[0].strerror}); check its permissions")
-    if not any(_is_text_file(path) for path in paths):
-        raise InputError(f"{source}: holds no .txt file; name the folder or table that holds the reports")
+    if not any(_may_be_report(path) for path in paths):
+        raise InputError(f"{source}: holds no report; name the folder, file or table that holds them")
     unentered = {Path(error.filename) for error in closed}
-    return (_from_folder(path, path_text(path.relative_to(source)), path in unentered) for path in paths)
+    return _from_folder(source, paths, unentered, _folder(among) if among else None)
 
 
-def _from_folder(path: Path, origin: str, unentered: bool) -> ReportRecord | RejectedReport:
-    if unentered:
-        return RejectedReport(origin, "unreadable", "the folder cannot be entered")
-    if not _is_text_file(path):
-        return RejectedReport(origin, "not_a_text_file", "its name does not end with .txt")
-    return read_report_file(path, path.stem, origin)
+def _may_be_report(path: Path) -> bool:
+    return path.name.lower().endswith(".txt") or is_report_file(path)
 
 
-def _is_text_file(path: Path) -> bool:
-    return path.name.lower().endswith(".txt")
+def _from_folder(
+    source: Path, paths: list[Path], unentered: Collection[Path], shared: str | None
+) -> Iterator[ReportRecord | RejectedReport]:
+    for path in paths:
+        if shared and _place(path).startswith(shared) and not is_report_file(path):
+            continue
+        origin = path_text(path.relative_to(source))
+        if path in unentered:
+            yield RejectedReport(origin, "unreadable", "the folder cannot be entered")
+        else:
+            yield from _read_file(path, origin)
+
+
+def _read_single(source: Path) -> Iterator[ReportRecord | RejectedReport]:
+    try:
+        known = format_of(head_of(source), source.name)
+    except (OSError, UnusableFile) as error:
+        raise InputError(f"{source}: cannot be read ({type(error).__name__}); check its permissions") from error
+    if not known:
+        raise InputError(f"{source}: no format of reports; give a folder, a CSV or Parquet table, or a file of reports")
+    return _read_file(source, path_text(source.name))
+
+
+def _read_file(path: Path, origin: str) -> Iterator[ReportRecord | RejectedReport]:
+    """The reports of one file; at least one record or rejection, and never an exception for what the file holds."""
+    count = 0
+    try:
+        with opened(path) as file:
+            head = file.read(HEAD)
+            file.seek(0)
+            for report in _reports_in(file, head, path, origin):
+                count += 1
+                yield report
+    except (UnusableFile, OSError) as error:
+        yield _unreadable(error, origin)
+    except Exception as error:  # the libraries of the formats raise what they meet; the message may quote the file
+        yield RejectedReport(origin, "unexpected_error", f"reading failed ({type(error).__name__})")
+    else:
+        if not count:
+            yield RejectedReport(origin, "no_report", FORMAT_REASONS["no_report"])
+
+
+def _reports_in(file: BinaryIO, head: bytes, path: Path, origin: str) -> Iterator[ReportRecord | RejectedReport]:
+    kind = format_of(head, path.name)
+    if kind == HL7:
+        yield from _hl7(file, head, origin)
+    elif kind == DICOM:
+        yield read_sr(_whole(file, LARGEST_OBJECT), origin)
+    elif kind == FHIR:
+        yield from _fhir(file, origin)
+    elif kind == XML:
+        yield read_openi(file.read(LONGEST_REPORT + 1), origin)
+    elif kind:
+        text, flags = decode_report(file.read(LONGEST_REPORT + 1))
+        yield ReportRecord(usable_keys([path.stem]), text, origin, flags)
+    else:
+        packed = any(head.startswith(mark) for mark in COMPRESSED)
+        reason = "compressed" if packed else "not_a_text_file"
+        raise UnusableFile(reason, FORMAT_REASONS[reason])
+
+
+def _whole(file: BinaryIO, limit: int) -> bytes:
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UnusableFile("too_long", f"longer than {limit} bytes, so not a report")
+    return content
+
+
+def _hl7(file: BinaryIO, head: bytes, origin: str) -> Iterator[ReportRecord | RejectedReport]:
+    stream: BinaryIO = file
+    if b"\0" in head[:8]:  # UTF-16, in which bytes cannot be searched for segments
+        text, _ = decoded(_whole(file, LARGEST_OBJECT))
+        stream = io.BytesIO(text.encode("utf-8", "replace"))
+    messages = enumerate(messages_in(stream), 1)
+    first = list(itertools.islice(messages, 2))
+    for number, message in itertools.chain(first, messages):
+        yield from read_message(message, f"{origin} message {number}" if len(first) > 1 else origin)
+
+
+def _fhir(file: BinaryIO, origin: str) -> Iterator[ReportRecord | RejectedReport]:
+    from preprocessing.fhir_reports import read_fhir  # its models take long to import
+
+    first = file.readline(LARGEST_OBJECT + 1).strip()
+    rest = file.readline(LARGEST_OBJECT + 1)
+    while rest and not rest.strip():
+        rest = file.readline(LARGEST_OBJECT + 1)
+    file.seek(0)
+    if not rest or not (first.startswith(b"{") and first.endswith(b"}")):
+        yield from read_fhir(_whole(file, LARGEST_OBJECT), origin)
+        return
+    lines = iter(lambda: file.readline(LARGEST_OBJECT + 1), b"")
+    for number, line in enumerate(lines, 1):
+        try:
+            yield from read_fhir(line, f"{origin} line {number}") if line.strip() else ()
+        except UnusableFile as error:
+            yield RejectedReport(f"{origin} line {number}", error.reason, error.detail)
 
 
 def _read_table(source: Path) -> Iterator[ReportRecord | RejectedReport]:
-    table = read_text_table(source)
-    text_column = column_among(table, TEXT_COLUMNS)
-    study, accession = column_among(table, STUDY_COLUMNS), column_among(table, ACCESSION_COLUMNS)
-    keys = [column for column in (study, accession) if column is not None]
+    header, rows = stream_text_table(source)
+    text_column = column_named(header, TEXT_COLUMNS)
+    keys = [c for c in (column_named(header, STUDY_COLUMNS), column_named(header, ACCESSION_COLUMNS)) if c is not None]
     if text_column is None or not keys:
         raise InputError(f"{source}: a table of reports needs a column `study` or `accession`, and a column `text`")
-    rows = table.select(*keys, text_column).iter_rows()
-    return (_record(row[:-1], row[-1], f"{path_text(source.name)} row {number}") for number, row in enumerate(rows, 2))
+    name = path_text(source.name)
+    return (_of_row(row, keys, text_column, f"{name} row {number}") for number, row in enumerate(rows, 2))
 
 
-def _record(keys: tuple[str | None, ...], text: str | None, origin: str) -> ReportRecord | RejectedReport:
-    key = next((key.strip() for key in keys if key and key.strip()), None)
-    if key is None:
+def _of_row(row: list[str], columns: list[int], text_column: int, origin: str) -> ReportRecord | RejectedReport:
+    if len(row) <= max(*columns, text_column):
+        return RejectedReport(origin, "malformed_row", "the row has fewer cells than the header")
+    keys = usable_keys([row[column] for column in columns])
+    if not keys:
         return RejectedReport(origin, "no_key", "the row names neither study nor accession number")
     try:
-        decoded, flags = decode_report((text or "").encode())
+        text, flags = checked_text(row[text_column])
     except UnusableFile as error:
         return RejectedReport(origin, error.reason, error.detail)
-    return ReportRecord(key, decoded, origin, flags)
+    return ReportRecord(keys, text, origin, flags)

@@ -22,6 +22,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 FLAGS: dict[str, str] = {
+    "modality_blank": "the header does not say which modality the image is; a manifest or data set lists it",
     "body_part_blank": "the header names no body part",
     "secondary_capture": "stored as a secondary capture: described as a chest radiograph, or taken by policy",
     "colour": HEADER_FLAGS["colour"],
@@ -63,8 +64,16 @@ class SelectionPolicy:
     captures: str = "reject"
 
 
-def check_selected(dataset: Dataset, facts: ImageFacts, policy: SelectionPolicy = SelectionPolicy()) -> tuple[str, ...]:
+def check_selected(
+    dataset: Dataset, facts: ImageFacts, policy: SelectionPolicy = SelectionPolicy(), *, is_listed: bool = False
+) -> tuple[str, ...]:
     """Check one image against the selection policy.
+
+    Args:
+        dataset, facts: of the image.
+        policy: what is done with images that are no plain radiographs for presentation.
+        is_listed: whether a manifest or a public data set lists the image as a chest radiograph; its header may leave
+            the modality blank then, as VinDr-CXR's do, and not otherwise.
 
     Returns:
         Flags for what is doubtful and taken all the same: codes of `FLAGS`.
@@ -74,10 +83,11 @@ def check_selected(dataset: Dataset, facts: ImageFacts, policy: SelectionPolicy 
             `secondary_capture`, `for_processing` or `burned_in_annotation`.
     """
     _check_pixels(dataset, facts)
-    _check_chest(facts)
+    _check_chest(facts, is_listed)
     raw, relationship = is_raw(dataset), facts.pixel_intensity_relationship
     captured = f"{facts.sop_class_uid}.".startswith(f"{SECONDARY_CAPTURE}.")
     flags = {
+        "modality_blank": not facts.modality,
         "body_part_blank": not facts.body_part,
         "colour": facts.photometric_interpretation not in GREY or "colour" in facts.flags,
         "secondary_capture": captured,
@@ -108,12 +118,12 @@ def _check_pixels(dataset: Dataset, facts: ImageFacts) -> None:
     raise UnusableFile("no_pixel_data", REASONS["no_pixel_data"] + kind)
 
 
-def _check_chest(facts: ImageFacts) -> None:
+def _check_chest(facts: ImageFacts, is_listed: bool) -> None:
     """Refuse what is no radiograph, or none of the chest."""
     modality, body_part = facts.modality, facts.body_part
-    if not modality:
+    if not modality and not is_listed:
         raise UnusableFile("no_modality", "the header does not say which modality the image is")
-    if modality not in MODALITIES:
+    if modality and modality not in MODALITIES:
         named = modality if modality in KNOWN_MODALITIES else "not known"
         raise UnusableFile("other_modality", f"the modality is {named}; taken are {', '.join(sorted(MODALITIES))}")
     if body_part and not any(word in body_part for word in CHEST_WORDS):

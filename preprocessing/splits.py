@@ -8,7 +8,11 @@ from preprocessing.errors import InputError
 SPLITS = ("training", "validation", "test")
 """Names as MONAI's decathlon-style datalists have them."""
 
+TRAINING_OR_VALIDATION = "training or validation"
+"""Official part of data sets that set patients apart for test alone: those of this part are divided by hash."""
+
 _OFFICIAL = {
+    "train_val": TRAINING_OR_VALIDATION,
     "training": "training",
     "train": "training",
     "validation": "validation",
@@ -34,7 +38,7 @@ def split_of(patient: str, seed: int, fractions: tuple[float, float, float]) -> 
 
 
 def official_split(name: str) -> str | None:
-    """The split that a data set's own name for it means ("train", "val", ...); `None` for an unknown name."""
+    """The split that a data set's own name for it means ("train", "val", "train_val", ...); `None` for others."""
     return _OFFICIAL.get(name.strip().lower())
 
 
@@ -42,6 +46,9 @@ def assign_splits(
     patients: Iterable[str], official: Mapping[str, set[str]], seed: int, fractions: tuple[float, float, float]
 ) -> dict[str, str]:
     """The split of every patient: the official one where there is one, else by hash.
+
+    Patients of `TRAINING_OR_VALIDATION` are divided by the same hash in the proportion of these two, and none of them
+    is for test.
 
     Args:
         patients: pseudonyms.
@@ -55,10 +62,20 @@ def assign_splits(
     torn = sum(len(names) > 1 for names in official.values())
     if torn:
         raise InputError(
-            f"the manifest puts {torn} patients into more than one split; give each patient's rows the same split"
+            f"the manifest or data set puts {torn} patients into more than one split; "
+            "give each patient's rows the same split"
         )
     splits = {}
     for patient in patients:
-        given = official.get(patient)
-        splits[patient] = next(iter(given)) if given else split_of(patient, seed, fractions)
+        given = next(iter(official.get(patient) or ("",)))
+        if given == TRAINING_OR_VALIDATION:
+            given = split_of(patient, seed, _without_test(fractions))
+        splits[patient] = given or split_of(patient, seed, fractions)
     return splits
+
+
+def _without_test(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Fractions of training and validation in the same proportion; all is training where both are none."""
+    training, validation, _ = fractions
+    both = training + validation
+    return (training / both, 1 - training / both, 0.0) if both else (1.0, 0.0, 0.0)

@@ -5,6 +5,8 @@
     OUT/images/ab/ab12.npy  uint8 or uint16 (size, size), a file each; or .png
     OUT/images.parquet      a row an image (`IMAGE_SCHEMA`)
     OUT/studies.parquet     a row a study (`STUDY_SCHEMA`, then a column a label)
+    OUT/report_labels.parquet    a row a study with a report: what the labeler read in it
+    OUT/report_evidence.parquet  a row a place in a report that says so (`report_tables.EVIDENCE_SCHEMA`)
     OUT/rejects.parquet     a row a file left out (`REJECT_SCHEMA`), and the same as rejects.csv
     OUT/datalist.json       MONAI datalist by split
     OUT/contact_sheet.png   pictures to look at, outliers first
@@ -42,7 +44,7 @@ from preprocessing.identity import (
 )
 
 FORMAT = "cxr-local-mi store"
-VERSION = 2
+VERSION = 3
 
 IMAGE_SCHEMA: dict[str, Any] = {
     "image": pl.String,  # pseudonyms: image, study, patient, file
@@ -87,6 +89,7 @@ STUDY_SCHEMA: dict[str, Any] = {
     "report_flags": pl.List(pl.String),
     "sections": pl.List(pl.String),  # canonical names, in the report's order
     "sentences": pl.List(pl.String),
+    "edema_severity": pl.Int8,  # 0 none to 3 alveolar, as the report says; null where it says nothing of it
 }
 
 REJECT_SCHEMA: dict[str, Any] = {"file": pl.String, "kind": pl.String, "reason": pl.String, "detail": pl.String}

@@ -58,6 +58,8 @@ class StoreTables:
     studies: pl.DataFrame
     rejects: pl.DataFrame
     labels: tuple[str, ...]
+    report_labels: pl.DataFrame
+    report_evidence: pl.DataFrame
     reports: Sequence[tuple[str, str, str]]
 
 
@@ -87,6 +89,8 @@ def _write_store(
     files: dict[str, bytes | Iterator[bytes]] = {
         "images.parquet": parquet_bytes(tables.images),
         "studies.parquet": parquet_bytes(tables.studies),
+        "report_labels.parquet": parquet_bytes(tables.report_labels),
+        "report_evidence.parquet": parquet_bytes(tables.report_evidence),
         "rejects.parquet": parquet_bytes(tables.rejects),
         "rejects.csv": tables.rejects.write_csv().encode(),
         "datalist.json": (line.encode() for line in _datalist(opened, tables)),

@@ -9,7 +9,8 @@ from preprocessing.report_reading import StudyText
 from preprocessing.splits import assign_splits
 from preprocessing.store import STUDY_SCHEMA
 
-_TEXT_COLUMNS = ("report_status", "report_reason", "report_flags", "sections", "sentences")
+_TEXT_COLUMNS = ("report_status", "report_reason", "report_flags", "sections", "sentences", "edema_severity")
+_LISTS = ("report_flags", "sections", "sentences")
 _TEXT_SCHEMA = {"study": STUDY_SCHEMA["study"], **{name: STUDY_SCHEMA[name] for name in _TEXT_COLUMNS}}
 
 
@@ -49,7 +50,7 @@ def study_table(
             (pl.col("day") - pl.col("day").min().over("patient")).alias("days"),
             pl.col("report_status").fill_null(without.status),
             pl.col("report_reason").fill_null(without.reason),
-            *(pl.col(name).fill_null([]) for name in _TEXT_COLUMNS[2:]),
+            *(pl.col(name).fill_null([]) for name in _LISTS),
         )
         .select(pl.col(name).cast(kind) for name, kind in STUDY_SCHEMA.items())
         .sort("study")

@@ -1,14 +1,22 @@
 """CSV and Parquet tables that users hand in, read as text columns; shared by reports, labels and manifest."""
 
+import codecs
+import csv
+import gzip
 import io
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
 from preprocessing.errors import InputError, UnusableFile
-from preprocessing.text_files import decode_report
+from preprocessing.text_files import decoded
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_SLICE = 20_000
+"""Rows of a Parquet file that are in memory at a time."""
 
 
 def is_table(path: Path) -> bool:
@@ -31,7 +39,7 @@ def read_text_table(path: Path) -> pl.DataFrame:
         else:
             header, table = _read_csv(path)
     except (pl.exceptions.PolarsError, OSError, UnusableFile) as error:
-        raise InputError(f"{path}: not a readable CSV or Parquet table ({type(error).__name__})") from None
+        raise _unreadable_table(path, error) from None
     _refuse_repeated(path, [name.strip() for name in header])
     return table.rename({name: name.strip() for name in table.columns})
 
@@ -42,7 +50,7 @@ def _read_csv(path: Path) -> tuple[list[str], pl.DataFrame]:
     try:
         table = pl.read_csv(io.BytesIO(content), infer_schema=False, encoding="utf8")
     except pl.exceptions.ComputeError:
-        text, _ = decode_report(content)
+        text, _ = decoded(content)
         content = text.encode()
         table = pl.read_csv(io.BytesIO(content), infer_schema=False)
     first = pl.read_csv(io.BytesIO(content), has_header=False, n_rows=1, infer_schema=False)
@@ -58,7 +66,65 @@ def _refuse_repeated(path: Path, header: list[str]) -> None:
             )
 
 
-def column_among(table: pl.DataFrame, names: tuple[str, ...]) -> str | None:
-    """The first of the table's columns that has one of these names, whatever its case and underscores."""
+def column_named(header: Sequence[str], names: tuple[str, ...]) -> int | None:
+    """Place of the first column that has one of these names, whatever its case and underscores."""
     wanted = {name.replace("_", "") for name in names}
-    return next((column for column in table.columns if column.lower().replace("_", "") in wanted), None)
+    return next((place for place, name in enumerate(header) if name.lower().replace("_", "") in wanted), None)
+
+
+def stream_text_table(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """Header and rows of a table that need not fit into memory, for texts; formats as in `read_text_table`.
+
+    Lines of a CSV that are not UTF-8 are read as Windows-1252. A row may have fewer cells than the header, and a blank
+    line is a row without any.
+
+    Raises:
+        InputError: as `read_text_table`; when it turns out on the way that the file is damaged, then.
+    """
+    if path.suffix.lower() == ".parquet":
+        header, rows = _parquet_rows(path)
+    else:
+        header, rows = _csv_rows(path)
+    header = [name.strip() for name in header]
+    _refuse_repeated(path, header)
+    return header, rows
+
+
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    try:
+        table = pl.scan_parquet(path).select(pl.all().cast(pl.String).fill_null(""))
+        header = table.collect_schema().names()
+        count = pl.scan_parquet(path).select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable_table(path, error) from None
+    slices = (table.slice(start, _SLICE).collect() for start in range(0, count, _SLICE))
+    return header, (list(row) for part in slices for row in part.iter_rows())
+
+
+def _csv_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    rows = _checked_rows(path)
+    return next(rows, []), rows
+
+
+def _checked_rows(path: Path) -> Iterator[list[str]]:
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))  # what is too long for a report costs its row
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield from csv.reader(_text_lines(file))
+    except (OSError, EOFError, csv.Error, UnicodeError, zlib.error) as error:
+        raise _unreadable_table(path, error) from None
+
+
+def _text_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
+    first = file.readline()
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        file.seek(0)
+        yield from io.TextIOWrapper(file, "utf-16", newline="")
+        return
+    yield decoded(first)[0]
+    for line in file:
+        yield line.decode("ascii") if line.isascii() else decoded(line)[0]
+
+
+def _unreadable_table(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a readable CSV or Parquet table ({type(error).__name__})")

@@ -1,13 +1,27 @@
 """Reports come from folders and tables in any encoding; what is no report is rejected with a reason."""
 
+import base64
+import gzip
+import json
 import os
+import time
+import tracemalloc
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from made_archive import write_image
+from made_sr import encoded, report, text_item
 
-from preprocessing.errors import InputError
-from preprocessing.report_sources import RejectedReport, ReportRecord, read_reports
+from preprocessing.errors import InputError, UnusableFile
+from preprocessing.report_records import FORMAT_REASONS
+from preprocessing.report_sources import RejectedReport, ReportRecord, apart_from_reports, overlap, read_reports
+from preprocessing.sources import find_images
+from preprocessing.text_files import decode_report, decoded
 
 
 def test_a_folder_gives_one_record_a_file_in_the_order_of_names(tmp_path: Path) -> None:
@@ -17,10 +31,10 @@ def test_a_folder_gives_one_record_a_file_in_the_order_of_names(tmp_path: Path) 
     (tmp_path / "ACC7.TXT").write_text("Edema.", encoding="utf-8")
     (tmp_path / "notes.md").write_text("not a report", encoding="utf-8")
     assert list(read_reports(tmp_path)) == [
-        ReportRecord("ACC7", "Edema.", "ACC7.TXT"),
-        ReportRecord("1.2.3", "Clear.", "b/1.2.3.txt"),
-        ReportRecord("c", "Normal.", "c.txt"),
-        RejectedReport("notes.md", "not_a_text_file", "its name does not end with .txt"),
+        ReportRecord(("ACC7",), "Edema.", "ACC7.TXT"),
+        ReportRecord(("1.2.3",), "Clear.", "b/1.2.3.txt"),
+        ReportRecord(("c",), "Normal.", "c.txt"),
+        RejectedReport("notes.md", "not_a_text_file", FORMAT_REASONS["not_a_text_file"]),
     ]
 
 
@@ -52,7 +66,7 @@ def test_what_lies_in_the_folder_is_read_within_bounds_or_named(
         "loop.txt": "unreadable",
         "dangling.txt": "missing_file",
         "closed": "unreadable",
-        "linked": "not_a_text_file",
+        "linked": "not_a_file",
     }
 
 
@@ -75,7 +89,7 @@ def test_a_name_that_is_not_utf_8_becomes_text(tmp_path: Path) -> None:
 )
 def test_encodings_are_found_out(tmp_path: Path, content: bytes, text: str, flags: tuple[str, ...]) -> None:
     (tmp_path / "a.txt").write_bytes(content)
-    assert list(read_reports(tmp_path)) == [ReportRecord("a", text, "a.txt", flags)]
+    assert list(read_reports(tmp_path)) == [ReportRecord(("a",), text, "a.txt", flags)]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +126,8 @@ def test_a_table_gives_one_record_a_row(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"reports.{suffix}"
     table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
     first, second, third, fourth = read_reports(path)
-    assert first == ReportRecord("1.2", "Clear.\nNormal.", f"reports.{suffix} row 2")
-    assert second == ReportRecord("A2", "Edema, mild.", f"reports.{suffix} row 3")
+    assert first == ReportRecord(("1.2", "A1"), "Clear.\nNormal.", f"reports.{suffix} row 2")
+    assert second == ReportRecord(("A2",), "Edema, mild.", f"reports.{suffix} row 3")
     assert isinstance(third, RejectedReport)
     assert third.reason == "no_key"
     assert isinstance(fourth, RejectedReport)
@@ -141,3 +155,237 @@ def test_the_real_clinical_notes_are_all_read(shared_data: Path) -> None:
     records = list(read_reports(shared_data / "text"))
     assert len(records) >= 60
     assert all(isinstance(record, ReportRecord) for record in records)
+
+
+HL7 = "MSH|^~\\&|A|B|C|D|202401021530||ORU^R01|1|P|2.3\rOBR|1||F1\rOBX|1|TX|1||{}||||||F\r"
+FHIR = {"resourceType": "DiagnosticReport", "status": "final", "identifier": [{"value": "R1"}], "conclusion": "Clear."}
+OPENI = '<eCitation><uId id="CXR1"/><AbstractText Label="FINDINGS">Clear.</AbstractText></eCitation>'
+
+
+def outcomes(found: Iterable[ReportRecord | RejectedReport]) -> dict[str, str]:
+    """Text or reason by origin; each origin once."""
+    pairs = [(r.origin, r.reason if isinstance(r, RejectedReport) else r.text) for r in found]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def test_a_folder_may_hold_any_mix_of_formats_whatever_their_names(tmp_path: Path) -> None:
+    (tmp_path / "sr").write_bytes(encoded(report(text_item("Clear."))))
+    (tmp_path / "one.txt").write_text(HL7.format("Clear."), encoding="utf-8")
+    (tmp_path / "feed").write_bytes(b"\x0b" + (HL7.format("One.") + "\x1c\r\x0b" + HL7.format("Two.")).encode())
+    (tmp_path / "wide.hl7").write_bytes(HL7.format("Größe.").encode("utf-16"))
+    (tmp_path / "r.json").write_text(json.dumps(FHIR, indent=1), encoding="utf-8")
+    (tmp_path / "r.ndjson").write_text("\n\n".join([json.dumps(FHIR), "{broken", '{"resourceType": "Patient"}']))
+    (tmp_path / "bundle").write_text(json.dumps({"resourceType": "Bundle", "entry": [{"resource": FHIR}]}))
+    (tmp_path / "1.xml").write_text(OPENI, encoding="utf-8")
+    (tmp_path / "plain.txt").write_text("Clear.", encoding="utf-8")
+    (tmp_path / "letter.docx").write_bytes(b"PK\x03\x04")
+    impression = "Impression:\nClear."
+    assert outcomes(read_reports(tmp_path)) == {
+        "sr": "Clear.",
+        "one.txt": "Clear.",
+        "feed message 1": "One.",
+        "feed message 2": "Two.",
+        "wide.hl7": "Größe.",
+        "r.json": impression,
+        "r.ndjson line 1": impression,
+        "r.ndjson line 3": "malformed_json",
+        "r.ndjson line 5": "other_resource",
+        "bundle entry 1": impression,
+        "1.xml": "FINDINGS: Clear.",
+        "plain.txt": "Clear.",
+        "letter.docx": "not_a_text_file",
+    }
+    for name in ("sr", "one.txt", "feed", "r.ndjson", "1.xml", "plain.txt"):
+        alone = outcomes(read_reports(tmp_path / name))
+        assert alone.items() <= outcomes(read_reports(tmp_path)).items()
+
+
+def test_one_bad_message_loses_no_other(tmp_path: Path) -> None:
+    bad = HL7.format("x").replace("ORU", "ADT")
+    (tmp_path / "feed.hl7").write_text("FHS|^~\\&|\r" + HL7.format("One.") + bad + "MSH|^^^|\r" + HL7.format("Two."))
+    assert outcomes(read_reports(tmp_path)) == {
+        "feed.hl7 message 1": "One.",
+        "feed.hl7 message 2": "other_message",
+        "feed.hl7 message 3": "malformed_hl7",
+        "feed.hl7 message 4": "Two.",
+    }
+
+
+ENTITIES = '<!DOCTYPE e [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
+SECRET = "ZWIEBELKRAUT"
+SR = encoded(report(text_item(f"Clear {SECRET}.")))
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "empty.txt": (b"", "empty_report"),
+    "nul.txt": (f"Clear\0{SECRET}".encode(), "not_text"),
+    "half_utf16.txt": (b"\xff\xfeA", "not_text"),
+    "pdf.txt": (f"%PDF-1.7 {SECRET}".encode(), "not_text"),
+    "late_pdf.txt": (f"\r\n{SECRET}\r\n%PDF-1.7 ...".encode(), "not_text"),
+    "ps.txt": (b"%!PS-Adobe-3.0", "not_text"),
+    "doc.txt": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "not_text"),
+    "docx.txt": (b"PK\x03\x04word/document.xml", "not_text"),
+    "html.txt": (f"<!DOCTYPE html><p>{SECRET}".encode(), "not_text"),
+    "pasted_html.txt": (f"Clear.\n<table class=x><tr><td>{SECRET}</td></tr></table>".encode(), "not_text"),
+    "rtf.txt": (f"{{\\rtf1 {SECRET}}}".encode(), "not_text"),
+    "pasted_rtf.txt": (f"FINDINGS: {{\\rtf1\\ansi {SECRET}}}".encode(), "not_text"),
+    "headless_rtf.txt": (rf"\pard\plain\fs20 {SECRET}\par".encode(), "not_text"),
+    "base64.txt": (base64.b64encode(bytes(range(256)) * 20), "not_text"),
+    "binary.txt": (bytes(range(1, 256)) * 20, "not_text"),
+    "picture.txt": (b"\x89PNG\r\n\x1a\n", "not_text"),
+    "long.txt": (b"Clear. " * 800_000, "too_long"),
+    "gz.txt": (gzip.compress(SECRET.encode()), "compressed"),
+    "reports.gz": (gzip.compress(SECRET.encode()), "compressed"),
+    "torn.hl7": (f"MSH|^~\\&|{SECRET}".encode(), "malformed_hl7"),
+    "no_msh.hl7": (b"FHS|^~\\&|\rBHS|^~\\&|\rBTS|0\rFTS|1\r", "no_report"),
+    "deep.hl7": (HL7.format("^&" * 600_000).encode(), "malformed_hl7"),
+    "torn.json": (f'{{"resourceType": "DiagnosticReport", "id": "{SECRET}'.encode(), "malformed_json"),
+    "nan.json": (b'{"resourceType": "DiagnosticReport", "x": NaN}', "malformed_json"),
+    "twice.json": (b'{"resourceType": "DiagnosticReport", "id": "1", "id": "2"}', "malformed_json"),
+    "deep.json": (b'{"resourceType": ' + b"[" * 2_000_000, "malformed_json"),
+    "other.json": (f'{{"name": "{SECRET}"}}'.encode(), "other_json"),
+    "lol.xml": (f'<?xml version="1.0"?>{ENTITIES}<eCitation>&b;</eCitation>'.encode(), "xml_dtd"),
+    "file.xml": (b'<!DOCTYPE e [<!ENTITY x SYSTEM "file:///etc/passwd">]><eCitation>&x;</eCitation>', "xml_dtd"),
+    "torn.xml": (f"<eCitation>{SECRET}".encode(), "malformed_xml"),
+    "deep.xml": (b"<eCitation>" + b"<a>" * 1_000_000, "malformed_xml"),
+    "other.xml": (f"<note>{SECRET}</note>".encode(), "other_xml"),
+    "fhir.xml": (b'<DiagnosticReport xmlns="http://hl7.org/fhir"/>', "fhir_xml"),
+    "torn.dcm": (SR[: SR.index(SECRET.encode())], "truncated"),
+    "magic.dcm": (b"\0" * 128 + b"DICM", "other_dicom"),
+    "huge.dcm": (b"\0" * 128 + b"DICM" + b"\0" * 64_000_001, "too_long"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_one_rejection_and_harms_no_other(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    content, reason = HOSTILE[name]
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "~good.txt").write_text("Clear.", encoding="utf-8")
+    rejected, good = read_reports(tmp_path)
+    assert isinstance(good, ReportRecord)
+    assert isinstance(rejected, RejectedReport)
+    assert (rejected.origin, rejected.reason) == (name, reason)
+    assert reason in FORMAT_REASONS
+    assert SECRET not in rejected.detail
+    assert name not in rejected.detail
+    assert caplog.records == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "flags"),
+    [
+        ("Größe".encode("utf-16-le"), "Größe", ("decoded_as_utf16",)),
+        ("Größe".encode("utf-16-be"), "Größe", ("decoded_as_utf16",)),
+        (
+            "Größe\r\n".encode() + "Höhe “q”".encode("cp1252"),
+            "Größe\r\nHöhe “q”",
+            ("mixed_encodings", "decoded_as_cp1252"),
+        ),
+        (b"Clear.<BR>Normal, p < 5.", "Clear.<BR>Normal, p < 5.", ("html_tags",)),
+        (b"FINDINGS: A < b > c, <5 mm, 3<x.", "FINDINGS: A < b > c, <5 mm, 3<x.", ()),
+    ],
+)
+def test_what_can_be_read_is_read(tmp_path: Path, content: bytes, text: str, flags: tuple[str, ...]) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    assert list(read_reports(tmp_path)) == [ReportRecord(("a",), text, "a.txt", flags)]
+
+
+@given(st.text(min_size=1, max_size=80), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_text_of_any_language_survives_its_encoding(text: str, encoding: str) -> None:
+    assume(not text.startswith("\ufeff"))
+    assert decoded(text.encode(encoding)) == (text, ())
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_report_or_a_reason(content: bytes) -> None:
+    try:
+        outcome = bool(decode_report(content)[0].encode("utf-8"))
+    except UnusableFile as error:
+        outcome = error.reason in FORMAT_REASONS
+    assert outcome
+
+
+def test_hostile_text_is_read_in_time_that_grows_with_its_length() -> None:
+    for unit in (b"<", b"<p ", b"\\par", b"{\\rtf", b"A" * 59 + b" ", b"a1B" * 30, b"\xff\n", b"%PDF", b"\x01 a"):
+        times = []
+        for length in (500_000, 2_000_000):
+            content = (unit * (length // len(unit) + 1))[:length]
+            started = time.perf_counter()
+            with suppress(UnusableFile):
+                decode_report(b"x\n" + content)
+            times.append(time.perf_counter() - started)
+        assert times[1] < max(1.0, 12 * times[0])
+
+
+def test_rows_of_a_table_do_not_depend_on_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "reports.csv"
+    rows = ["study,text", "1.1,Clear.", "1.2", "1.3,<html></html>", '1.4,"One,\nTwo."', ",Orphan.", "1.5,Größe"]
+    path.write_bytes("\n".join(rows[:-1]).encode() + b"\n" + rows[-1].encode("cp1252"))
+    assert list(outcomes(read_reports(path)).values()) == [
+        "Clear.",
+        "malformed_row",
+        "not_text",
+        "One,\nTwo.",
+        "no_key",
+        "Größe",
+    ]
+
+
+def test_a_compressed_or_damaged_table_is_read_or_one_clear_error(tmp_path: Path) -> None:
+    content = gzip.compress(b"study,text\n1.1,Clear.\n" * 500)
+    (tmp_path / "good.csv.gz").write_bytes(content)
+    (tmp_path / "torn.csv.gz").write_bytes(content[:-20])
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    assert len(list(read_reports(tmp_path / "good.csv.gz"))) == 999
+    for name in ("torn.csv.gz", "torn.parquet"):
+        with pytest.raises(InputError, match=name):
+            list(read_reports(tmp_path / name))
+
+
+def test_memory_does_not_grow_with_the_number_of_reports(tmp_path: Path) -> None:
+    text = "FINDINGS: " + "The lungs are clear. " * 500
+    (tmp_path / "feed.hl7").write_text(HL7.format(text) * 600, encoding="utf-8")
+    (tmp_path / "feed.ndjson").write_text((json.dumps(FHIR | {"conclusion": text}) + "\n") * 600, encoding="utf-8")
+    (tmp_path / "reports.csv").write_text("study,text\n" + f'1.1,"{text}"\n' * 600, encoding="utf-8")
+    for name in ("feed.hl7", "feed.ndjson", "reports.csv"):
+        next(read_reports(tmp_path / name))  # what is imported and kept for good
+        tracemalloc.start()
+        count = sum(isinstance(one, ReportRecord) for one in read_reports(tmp_path / name))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert count == 600
+        assert peak < 5_000_000 < (tmp_path / name).stat().st_size
+
+
+def test_among_images_files_are_taken_that_are_reports_and_no_others(tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    write_image(images / "chest.dcm", 1)
+    (images / "sr.dcm").write_bytes(SR)
+    (images / "torn.dcm").write_bytes(SR[:600])
+    (images / "letter.docx").write_bytes(b"PK\x03\x04")
+    (images / "1.2.txt").write_text("Clear.", encoding="utf-8")
+    (images / "data.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "beside.docx").write_bytes(b"PK\x03\x04")
+    inside = {"sr.dcm": f"Clear {SECRET}.", "torn.dcm": "truncated", "1.2.txt": "Clear."}
+    assert outcomes(read_reports(images, among=images)) == inside
+    around = outcomes(read_reports(tmp_path, among=images))
+    assert around == {f"in/{name}": outcome for name, outcome in inside.items()} | {"beside.docx": "not_a_text_file"}
+    found = list(find_images(images, []))
+    left = {image.origin for image in apart_from_reports(found, images)}
+    assert left == {"chest.dcm", "letter.docx", "data.json"}
+    assert left | inside.keys() == {image.origin for image in found}
+    assert {image.origin for image in apart_from_reports(found, tmp_path / "elsewhere")} == left | inside.keys()
+
+
+def test_folders_overlap_when_one_holds_the_other(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    assert overlap(tmp_path / "a", tmp_path / "a" / "b")
+    assert overlap(tmp_path / "a" / "b", tmp_path / "a")
+    assert overlap(tmp_path / "link", tmp_path / "a")
+    assert not overlap(tmp_path / "a", tmp_path / "ab")
+    assert not overlap(tmp_path / "a", tmp_path / "none")
+    assert not overlap(tmp_path / "a", None)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.errors import InputError
-from preprocessing.headings import HeadingVocabulary, default_vocabulary, edit_distance, read_vocabulary
+from preprocessing.heading_words import edit_distance
+from preprocessing.headings import HeadingVocabulary, default_vocabulary, read_vocabulary
 from preprocessing.sections import POLICIES, report_text, section_text, split_sections
 
 HEADINGS = [
@@ -143,17 +144,23 @@ def test_most_headings_of_a_public_list_are_known(shared_data: Path) -> None:
     assert len(known) / len(labels) > 0.8
 
 
-@given(st.text("abcd", max_size=6), st.text("abcd", max_size=6))
-def test_edit_distance_is_that_of_the_recurrence(a: str, b: str) -> None:
-    def distance(i: int, j: int) -> int:
-        if i == 0 or j == 0:
-            return i + j
-        best = min(distance(i - 1, j) + 1, distance(i, j - 1) + 1, distance(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
-        if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
-            best = min(best, distance(i - 2, j - 2) + 1)
-        return best
+def one_error_away(word: str) -> set[str]:
+    parts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    return (
+        {a + b[1:] for a, b in parts if b}
+        | {a + c + b for a, b in parts for c in "abc"}
+        | {a + c + b[1:] for a, b in parts if b for c in "abc"}
+        | {a + b[1] + b[0] + b[2:] for a, b in parts if len(b) > 1}
+    )
 
-    assert edit_distance(a[:4], b[:4]) == (lambda x, y: distance(len(x), len(y)))(a[:4], b[:4])
+
+@given(st.text("abc", max_size=4), st.text("abc", max_size=4))
+def test_edit_distance_is_the_fewest_errors_from_one_word_to_the_other(a: str, b: str) -> None:
+    reached, errors = {a}, 0
+    while b not in reached:
+        reached |= {after for word in reached for after in one_error_away(word) if len(after) < 6}
+        errors += 1
+    assert edit_distance(a, b) == errors
 
 
 def test_a_word_between_two_names_is_no_heading() -> None:

@@ -71,7 +71,7 @@ def test_no_word_is_lost(text: str) -> None:
         ("Clear lungs.No effusion.", ["Clear lungs.", "No effusion."]),
         ("Compared to XXXX. ___ is clear.", ["Compared to XXXX.", "___ is clear."]),
         ("The heart is\nnormal in size. Clear\nlungs.", ["The heart is normal in size.", "Clear lungs."]),
-        ("The heart is normal\nNo effusion", ["The heart is normal No effusion"]),
+        ("The heart is normal\nNo effusion", ["The heart is normal", "No effusion"]),
         ("Heart normal\nLungs clear\nNormal mediastinum", ["Heart normal", "Lungs clear", "Normal mediastinum"]),
         ("Heart normal\n\nlungs clear", ["Heart normal", "lungs clear"]),
         ("stable. lungs are unchanged.", ["stable.", "lungs are unchanged."]),

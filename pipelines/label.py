@@ -1,0 +1,166 @@
+"""One file of reports with what the labeler read in it: the command line's `label`, for a radiologist to see why."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from preprocessing.assertions import SEVERITY
+from preprocessing.errors import InputError
+from preprocessing.headings import default_vocabulary, read_vocabulary
+from preprocessing.labels import Evidence, ReportLabels, label_names, labels_of, read_sections
+from preprocessing.lexicon import RulePack, rule_pack
+from preprocessing.report_sources import RejectedReport, read_reports
+from preprocessing.sections import Section, split_sections
+from preprocessing.sentences import Sentence, split_sentences
+
+MARKS = {1: ("+", "bold red"), 0: ("-", "green"), -1: ("?", "bold yellow")}
+"""How a value is shown: before the observation, and as the style of the words that say it."""
+
+_SEVERITY_STYLE = "bold magenta"
+
+
+@dataclass(frozen=True)
+class LabelledReport:
+    """One report as it was read.
+
+    Args:
+        origin: where it stands in the file; blank where the file is one report.
+        text: the report, untouched.
+        sections: its sections; they tile the text.
+        sentences: of the sections that labels are read from.
+        labels: what it says.
+        pack: the rules that were used.
+    """
+
+    origin: str
+    text: str
+    sections: list[Section]
+    sentences: list[Sentence]
+    labels: ReportLabels
+    pack: RulePack
+
+
+def label_file(path: Path, rules: Path | None = None, headings: Path | None = None) -> Iterator[LabelledReport]:
+    """Label every report of one file, in any format that `ingest` takes.
+
+    Args:
+        path: the file.
+        rules: a hospital's own rules (see `rules/observations.yaml`).
+        headings: a hospital's own headings (see `rules/headings.yaml`).
+
+    Raises:
+        InputError: when the file has no report that can be read, or a file of rules is wrong.
+    """
+    pack = rule_pack(rules)
+    vocabulary = read_vocabulary(headings) if headings else default_vocabulary()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name one file of reports")
+    found = list(read_reports(path))
+    readable = [report for report in found if not isinstance(report, RejectedReport)]
+    if not readable:
+        detail = next((report.detail for report in found if isinstance(report, RejectedReport)), "it is empty")
+        raise InputError(f"{path}: holds no report that can be read: {detail}")
+    for report in readable:
+        sections = split_sections(report.text, vocabulary)
+        parts = [
+            (section.name, split_sentences(report.text[start:end], start))
+            for section, start, end in read_sections(report.text, sections, pack)
+        ]
+        sentences = [sentence for _, part in parts for sentence in part]
+        origin = report.origin if len(found) > 1 else ""
+        labels = labels_of(report.text, parts, pack)
+        yield LabelledReport(origin, report.text, sections, sentences, labels, pack)
+
+
+def as_json(report: LabelledReport) -> str:
+    """A report's labels, sections and evidence as one line of strict JSON; positions are those of its characters."""
+    names = (*label_names(report.pack), SEVERITY)
+    values: dict[str, Any] = {**report.labels.values, SEVERITY: report.labels.edema_severity}
+    content = {
+        "origin": report.origin,
+        "rules": report.pack.version,
+        "labels": {name: values.get(name) for name in names},
+        "sections": [
+            {"name": s.name, "heading": s.heading, "start": s.start, "text_start": s.text_start, "end": s.end}
+            for s in report.sections
+        ],
+        "evidence": [evidence._asdict() for evidence in report.labels.evidence],
+    }
+    return json.dumps(content, allow_nan=False, ensure_ascii=False)
+
+
+def print_report(report: LabelledReport, console: Console) -> None:
+    """Print a report with its sections, the words that count marked, and below each sentence what they say.
+
+    In a terminal by colour (red present, green absent, yellow uncertain), elsewhere in brackets.
+    """
+    if report.origin:
+        console.rule(report.origin, align="left")
+    for section in report.sections:
+        console.print(Text(f"[{section.name}] {section.heading}".rstrip(), style="bold"), soft_wrap=True)
+        own = [s for s in report.sentences if section.text_start <= s.start < section.end]
+        for sentence in own:
+            _print_sentence(report, sentence, console)
+        if not own and report.text[section.text_start : section.end].strip():
+            words = " ".join(report.text[section.text_start : section.end].split())
+            console.print(Text(f"  {words}", style="dim"), soft_wrap=True)
+    console.print(Text("labels", style="bold"))
+    for name in label_names(report.pack):
+        if name in report.labels.values:
+            mark, style = MARKS[report.labels.values[name]]
+            console.print(Text(f"  {mark} {name}", style=style))
+    if report.labels.edema_severity is not None:
+        console.print(Text(f"  {report.labels.edema_severity} {SEVERITY}", style=_SEVERITY_STYLE))
+
+
+def _print_sentence(report: LabelledReport, sentence: Sentence, console: Console) -> None:
+    evidence = [said for said in report.labels.evidence if said.sentence_start == sentence.start]
+    console.print(_marked(report.text, sentence, evidence, in_colour=console.is_terminal), soft_wrap=True)
+    for said in evidence:
+        mark = str(said.value) if said.observation == SEVERITY else MARKS[said.value][0]
+        cue = "" if said.cue_start is None else f" because of {_words(report.text, said.cue_start, said.cue_end)!r}"
+        words = _words(report.text, said.start, said.end)
+        console.print(Text(f"      {mark} {said.observation}: {words!r}{cue}", style=_style(said)), soft_wrap=True)
+
+
+def _marked(text: str, sentence: Sentence, evidence: list[Evidence], *, in_colour: bool) -> Text:
+    """The sentence on one line, indented, with the words that count in colour or in brackets."""
+    line = Text("  ")
+    place = sentence.start
+    for start, end in _disjoint([(said.start, said.end) for said in evidence]):
+        style = _style(next(said for said in evidence if said.start <= start < said.end))
+        line.append(_line(text[place:start]))
+        words = _line(text[start:end])
+        line.append(words if in_colour else f"[{words}]", style=style)
+        place = end
+    line.append(_line(text[place : sentence.end]))
+    return line
+
+
+def _style(said: Evidence) -> str:
+    return _SEVERITY_STYLE if said.observation == SEVERITY else MARKS[said.value][1]
+
+
+def _disjoint(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Spans in order, those that overlap joined."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return iter(joined)
+
+
+def _line(text: str) -> str:
+    """The same text on one line; blanks at its ends stay."""
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def _words(text: str, start: int, end: int | None) -> str:
+    return " ".join(text[start:end].split())

@@ -1,0 +1,310 @@
+"""What one sentence of a report asserts, denies or leaves open; between `sentences` and `labels`.
+
+A sentence is read as a row of phrases of the rule pack (`lexicon`), cut into propositions (`propositions`), and in each
+the cues decide what is said of the observations and of the states of structures. NegEx and its successors give a cue a
+window of words; here its reach ends where another statement begins, so that "no A, B or C" denies three things and
+"no A, the heart is enlarged" one.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from preprocessing.lexicon import ROLE, RulePack
+from preprocessing.propositions import (
+    ACCOMPANYING,
+    ALTERNATIVES,
+    DETERMINERS,
+    JOINED_BY,
+    NEGATION,
+    NEGATION_AFTER,
+    NOT_EXCLUDED,
+    PERCEIVED,
+    PREPOSITIONS,
+    QUALIFIERS,
+    UNCERTAINTY,
+    UNCERTAINTY_AFTER,
+    VERBS,
+    Phrase,
+    has_any,
+    phrases_of,
+    propositions,
+)
+
+EDEMA, SEVERITY = "Edema", "Edema Severity"
+"""The observation that is graded, and the name under which what grades it is reported; its value is a grade, 0 to 3."""
+
+_LONGEST = 250
+"""Phrases of the longest sentence that anybody writes; longer ones are read in pieces, which keeps the time linear."""
+
+_WORDS_TO_ALTERNATIVE = 4
+_PHRASES_TO_GRADE = 6
+_STOPS_LIST = VERBS | UNCERTAINTY | NEGATION | NOT_EXCLUDED | PREPOSITIONS | PERCEIVED
+_NO_CUE, _NO_STATEMENT = ROLE["no_cue"], ROLE["no_statement"]
+_BEFORE_AND_AFTER = ((NEGATION, NEGATION_AFTER), (UNCERTAINTY, UNCERTAINTY_AFTER), (NOT_EXCLUDED, 0))
+_ANY_CUE = NEGATION | NEGATION_AFTER | UNCERTAINTY | UNCERTAINTY_AFTER | NOT_EXCLUDED | _NO_STATEMENT
+
+
+class Assertion(NamedTuple):
+    """What a sentence says of one observation.
+
+    Args:
+        observation: its name; `SEVERITY` for a grade of edema.
+        value: 1 present, 0 absent, -1 uncertain; of `SEVERITY` the grade, 0 to 3.
+        start: first character of the words that say it, in the sentence.
+        end: behind their last character.
+        cue: the same two of the cue that denies it or leaves it open; `None` where there is none.
+    """
+
+    observation: str
+    value: int
+    start: int
+    end: int
+    cue: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class _Claim:
+    """Something that a proposition speaks of, before its cues are heeded.
+
+    Args:
+        at: number of the phrase where cues are before or behind.
+        values: observations and what is said of them where no cue says otherwise.
+        first, last: phrases whose words say it.
+        is_mention: whether it names the observation, and not a structure in some state.
+        is_settled: whether cues do not matter to it.
+    """
+
+    at: int
+    values: tuple[tuple[str, int], ...]
+    first: int
+    last: int
+    is_mention: bool = False
+    is_settled: bool = False
+
+
+def assertions(sentence: str, pack: RulePack) -> list[Assertion]:
+    """What a sentence says, in the order in which it says it; positions are in `sentence`."""
+    phrases = phrases_of(sentence, pack)
+    pieces = (phrases[begin : begin + _LONGEST] for begin in range(0, len(phrases), _LONGEST))
+    return [found for piece in pieces for part in propositions(piece) for found in _asserted(part, pack)]
+
+
+def _asserted(phrases: Sequence[Phrase], pack: RulePack) -> list[Assertion]:
+    """What one proposition says."""
+    claims = sorted([*_mentions(phrases), *_states(phrases, pack)], key=lambda claim: claim.at)
+    roles = functools.reduce(operator.or_, [phrase.roles for phrase in phrases])
+    cues = _Cues(phrases, [claim.at for claim in claims if not claim.is_settled]) if roles & _ANY_CUE else None
+    open_by = _alternatives(phrases, claims) if roles & ALTERNATIVES else {}
+    said: list[Assertion] = []
+    for claim in claims:
+        denying = opening = None
+        if not claim.is_settled:
+            denying, opening = cues.deciding(claim.at) if cues else (None, None)
+            opening = opening or open_by.get(claim.at)
+        if cues and cues.is_no_statement(claim.at) and not denying:
+            continue
+        cue = denying or opening
+        place = (phrases[claim.first].start, phrases[claim.last].end, (cue.start, cue.end) if cue else None)
+        for observation, usual in claim.values:
+            value = _heeded(observation, usual, denied=denying is not None, left_open=cue is not None)
+            if value is not None:
+                said += [Assertion(name, value, *place) for name in (observation, *pack.implied.get(observation, ()))]
+        grade = _grade(phrases, claim, denied=denying is not None)
+        if grade is not None:
+            said.append(Assertion(SEVERITY, grade, *place))
+    return said
+
+
+def _heeded(observation: str, value: int, *, denied: bool, left_open: bool) -> int | None:
+    """A value under its cue: a denied normal state says nothing ("not clear"); normal and perhaps so is normal."""
+    if denied:
+        return 0 if value else None
+    return -1 if left_open and value and observation != SEVERITY else value
+
+
+def _mentions(phrases: Sequence[Phrase]) -> Iterator[_Claim]:
+    """Observations by name, findings without a label, statements, and what grades an edema without naming it."""
+    for place, phrase in enumerate(phrases):
+        meaning = phrase.meaning
+        if meaning.is_mention:
+            yield _Claim(place, tuple((name, 1) for name in meaning.observations), place, place, is_mention=True)
+        elif meaning.statement:
+            yield _Claim(place, meaning.statement, place, place, is_settled=True)
+
+
+def _states(phrases: Sequence[Phrase], pack: RulePack) -> Iterator[_Claim]:
+    """Structures in a state: "enlarged heart", "heart size and mediastinum are normal", "lungs normal and clear"."""
+    if not any(phrase.meaning.structure for phrase in phrases):
+        return
+    waiting: list[int] = []  # structures that no state was said of yet
+    bound: list[int] = []  # those of the state before
+    taken = last = -1
+    for place, phrase in enumerate(phrases):
+        meaning = phrase.meaning
+        if meaning.structure and place > taken:
+            waiting.append(place)
+        elif meaning.state and not _belongs_to_mention(phrases, place):
+            is_predicate = bool(waiting) and not has_any(phrases[waiting[-1] + 1 : place], DETERMINERS | ACCOMPANYING)
+            described = [] if is_predicate else _described(phrases, place)
+            if described:
+                waiting, bound, taken = [], described, described[-1]
+            elif is_predicate:
+                waiting, bound = [], waiting
+            elif not all(between.roles & (JOINED_BY | VERBS | QUALIFIERS) for between in phrases[last + 1 : place]):
+                bound = []
+            for structure in bound:
+                values = pack.states.get((phrases[structure].meaning.structure, meaning.state))
+                if values:
+                    yield _Claim(place, values, min(structure, place), max(structure, place))
+            last = place
+
+
+def _belongs_to_mention(phrases: Sequence[Phrase], place: int) -> bool:
+    """Whether an adjective is one of a finding, and not of a structure: "large effusion"."""
+    following = next((phrase for phrase in phrases[place + 1 :] if not phrase.roles & QUALIFIERS), None)
+    return following is not None and following.meaning.is_mention
+
+
+def _described(phrases: Sequence[Phrase], state: int) -> list[int]:
+    """Structures behind a state that is their adjective: "normal heart size and mediastinal contours"."""
+    found: list[int] = []
+    other_words = 0
+    for place in range(state + 1, len(phrases)):
+        phrase = phrases[place]
+        if phrase.meaning.structure:
+            found.append(place)
+            other_words = 0
+        elif phrase.meaning.state or phrase.roles & (VERBS | NEGATION | UNCERTAINTY):
+            break
+        elif not (phrase.roles & (JOINED_BY | ALTERNATIVES | DETERMINERS | QUALIFIERS) or phrase.word in ("of", "in")):
+            other_words += 1
+            if other_words > 1:
+                break
+    return found
+
+
+class _Cues:
+    """The cues of one proposition, and which of them reaches a place.
+
+    Args:
+        phrases: of the proposition.
+        places: of its claims; they decide which way a cue reaches that may stand on either side.
+    """
+
+    def __init__(self, phrases: Sequence[Phrase], places: Sequence[int]) -> None:
+        self._phrases, self._places = phrases, places
+        self._reach_on: dict[int, list[int]] = {}  # kind of cue to the places of those that reach to what follows
+        self._reach_back: dict[int, list[int]] = {}
+        self._no_statement = len(phrases)
+        for place, phrase in enumerate(phrases):
+            roles = phrase.roles & _ANY_CUE
+            if not roles:
+                continue
+            if roles & _NO_STATEMENT:
+                self._no_statement = min(self._no_statement, place)
+            for kind, after in _BEFORE_AND_AFTER:
+                if roles & (kind | after):
+                    reach = self._reach(place, kind, bool(roles & kind), bool(roles & after))
+                    if reach is not None:
+                        reach.setdefault(kind, []).append(place)
+
+    def deciding(self, place: int) -> tuple[Phrase | None, Phrase | None]:
+        """The cue that denies what stands at a place, or the one that leaves it open.
+
+        What cannot be excluded is open, whatever was denied before. What is denied is not open because it was doubted
+        ("nothing suspicious for X"), but where the denial itself is doubted ("probably no X").
+        """
+        negation, uncertainty = self._nearest(place, NEGATION), self._nearest(place, UNCERTAINTY)
+        excluded = self._nearest(place, NOT_EXCLUDED)
+        behind = [p for p in self._reach_back.get(UNCERTAINTY, ()) if p > place]
+        if excluded is not None or behind:
+            return None, self._phrases[behind[0] if excluded is None else excluded]
+        if negation is None:
+            return None, None if uncertainty is None else self._phrases[uncertainty]
+        if negation - 1 in self._reach_on.get(UNCERTAINTY, ()):
+            return None, self._phrases[negation - 1]
+        return self._phrases[negation], None
+
+    def is_no_statement(self, place: int) -> bool:
+        """Whether what stands there is not said of this picture."""
+        return place > self._no_statement
+
+    def _nearest(self, place: int, kind: int) -> int | None:
+        before = [p for p in self._reach_on.get(kind, ()) if p < place]
+        if before:
+            return before[-1]
+        return next((p for p in self._reach_back.get(kind, ()) if p > place), None)
+
+    def _reach(self, place: int, kind: int, on: bool, back: bool) -> dict[int, list[int]] | None:
+        """Whether a cue reaches to what follows or to what precedes it; "probable" may do either."""
+        something_behind = any(p > place for p in self._places)
+        something_before = any(p < place for p in self._places)
+        following = self._phrases[place + 1] if place + 1 < len(self._phrases) else None
+        if on and not back:  # "effusion: none"
+            return self._reach_on if something_behind or following is not None else self._reach_back
+        if back and not on:  # "not seen: effusion"
+            return self._reach_on if something_behind and not something_before else self._reach_back
+        if something_behind and (kind == UNCERTAINTY or not something_before):
+            return self._reach_on
+        if something_behind and following and (following.meaning.has_content or following.roles & QUALIFIERS):
+            return self._reach_on
+        ends = following is None or bool(following.roles & (PREPOSITIONS | JOINED_BY))
+        return self._reach_back if something_before and (ends or kind == NEGATION) else None
+
+
+def _alternatives(phrases: Sequence[Phrase], claims: Sequence[_Claim]) -> dict[int, Phrase]:
+    """Places of mentions beside an "or", each with that word: "atelectasis or infiltrate" asserts neither."""
+    found: dict[int, Phrase] = {}
+    mentions = [claim.at for claim in claims if claim.is_mention]
+    for place, phrase in enumerate(phrases):
+        if not phrase.roles & ALTERNATIVES or phrase.roles & NEGATION:
+            continue
+        before = [at for at in mentions if place - _WORDS_TO_ALTERNATIVE <= at < place]
+        behind = [at for at in mentions if place < at <= place + _WORDS_TO_ALTERNATIVE]
+        if phrase.word in ("versus", "vs"):
+            found |= dict.fromkeys(before[-1:] + behind[:1], phrase)
+        if before and behind and not has_any(phrases[: before[-1]], _NO_CUE):
+            found[behind[0]] = phrase
+            found |= dict.fromkeys(_listed(phrases, mentions, place), phrase)
+    return found
+
+
+def _listed(phrases: Sequence[Phrase], mentions: Sequence[int], place: int) -> Iterator[int]:
+    """Mentions before an "or" that are its alternatives: back over what has but commas and adjectives between."""
+    last = place
+    for at in reversed([at for at in mentions if at < place]):
+        between = phrases[at + 1 : last]
+        if len(between) > _WORDS_TO_ALTERNATIVE or has_any(between, _STOPS_LIST):
+            return
+        if last != place and not any(phrase.word == "," for phrase in between):
+            return
+        yield at
+        last = at
+
+
+def _grade(phrases: Sequence[Phrase], claim: _Claim, *, denied: bool) -> int | None:
+    """The grade that a claim about edema says: the highest that is named by it or by the words beside it."""
+    meaning = phrases[claim.at].meaning
+    is_edema = EDEMA in meaning.observations
+    normal = (EDEMA, 0) in claim.values
+    if not (normal or meaning.severity or is_edema):
+        return None
+    if normal or denied:
+        return 0
+    beside = [phrases[place].meaning.grade for place in _beside(phrases, claim.at)] if is_edema else []
+    return max([meaning.severity, *beside]) or None
+
+
+def _beside(phrases: Sequence[Phrase], at: int) -> Iterator[int]:
+    """Places of the words that may qualify what stands at `at`."""
+    for place in range(at - 1, max(at - 1 - _PHRASES_TO_GRADE, -1), -1):
+        if phrases[place].meaning.has_content or phrases[place].roles & VERBS:
+            break
+        yield place
+    for place in range(at + 1, min(at + 1 + _PHRASES_TO_GRADE, len(phrases))):
+        if phrases[place].meaning.is_mention or _belongs_to_mention(phrases, place):
+            break
+        yield place

@@ -1,0 +1,305 @@
+"""Finds the headings that a line or a colon sets apart; `run_on_headings` finds those that nothing does.
+
+Lines are visited once, and no label is longer than `LONGEST_LABEL` characters, so the time is linear in the length of
+the text.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from preprocessing.headings import ADMINISTRATIVE, LONGEST_LABEL, HeadingVocabulary
+
+PREAMBLE = "preamble"
+SIGNATURE = "signature"
+OUTSIDE = frozenset({PREAMBLE, SIGNATURE})
+BODY = frozenset({"findings", "impression", "findings_and_impression"})
+ENDED_BY_RULE = frozenset({"wet_read", "addendum"})
+"""Sections that stand on top of the final report, between drawn lines."""
+
+SUBSTANCE = re.compile(r"[^\W_]")
+_OPENING = re.compile(r"\s*(?:#{1,6}\s+|[*_]{1,3}(?=\w)|>\s*)?")
+_CLOSING = re.compile(r"[*_]{0,3}[ \t]*")
+_BEHIND_LONE = re.compile(r"\s*:[ \t]*")
+_RULE = re.compile(r"\s*(?:_{5,}|([=*~\-—])\1{2,})\s*\Z")
+_DASH = re.compile(r"([A-Za-z][A-Za-z0-9 &'/(),]{1,60}?)(?: *[-–—]{1,2}>? +| *[–—]+ *| *[=;] +)")
+_FIRST_WORD = re.compile(r"[A-Za-z']+")
+_WORD = re.compile(r"[^\s*_]+")
+_ENDS_SENTENCE = re.compile(r"(?:[.!?;)\]*_|]|\A)[\s*_]*\Z|\s{2}\Z")
+_IN_LABEL = re.compile(r"[.;>\]]\s")  # no label goes on behind these
+_PAGE = re.compile(r"\bpage:?\s+\d+(?:\s*(?:of|/)\s*\d+|\W*\Z)", re.IGNORECASE)
+FULL_LINE = 55  # characters from which a line may have been wrapped
+_DECORATION = frozenset("#*_>")
+_NO_HEADING_BEFORE = frozenset(".:;,)")  # no heading goes on in the next line behind these
+_RULE_MARKS = frozenset("_=*~-—")
+
+
+class Heading(NamedTuple):
+    """A heading that was found: its canonical name, its words and where it and its text begin."""
+
+    name: str
+    label: str
+    start: int
+    text_start: int
+    is_view: bool = False
+
+
+def marked_headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
+    """Headings with a colon, a dash or a line of their own, in order.
+
+    Args:
+        text: in which tabs and bars that part sections are line breaks.
+        vocabulary: of headings.
+    """
+    found: list[Heading] = []
+    start, before, interrupted = 0, "", ""
+    has_pages = "age " in text
+    for line in text.splitlines(keepends=True):
+        end = start + len(line)
+        words = line.strip()
+        if not words:
+            before = ""
+        elif words[0] in _RULE_MARKS and _RULE.match(line):
+            _draw_rule(text, found, start, end)
+            before = ""
+        else:
+            count = len(found)
+            is_page = has_pages and bool(_PAGE.search(words)) and len(words) <= 2 * LONGEST_LABEL
+            if is_page and found and found[-1].name not in OUTSIDE:
+                interrupted = found[-1].name
+                found.append(Heading(_outside(found), "", start, end))
+            elif not is_page:
+                is_administrative = _take_line(text, line, words, start, before, found, vocabulary)
+                if len(found) > count:
+                    interrupted = ""
+                elif interrupted and not is_administrative and words not in text[: found[0].start]:
+                    found.append(Heading(interrupted, "", start, start))
+                    interrupted = ""
+            before = line.lstrip()
+        start = end
+    return found
+
+
+def _take_line(
+    text: str, line: str, words: str, start: int, before: str, found: list[Heading], vocabulary: HeadingVocabulary
+) -> bool:
+    """Add the headings of a line to those found; tells whether it is a line of a letterhead or footer."""
+    is_administrative = False
+    colon = line.find(":")
+    if colon < 0:
+        if not _may_open(words, vocabulary):
+            return False
+    else:
+        plain = _plain_heading(line, colon, start, before, vocabulary)
+        if plain is not None:
+            found.append(plain)
+            return False
+    for heading in _headings_of_line(line, words, colon, start, before, vocabulary):
+        if heading.name != ADMINISTRATIVE:
+            found.append(heading)
+        else:
+            is_administrative = True
+            placed = _administrative(text, heading, found)
+            if placed is not None:
+                found.append(placed)
+    return is_administrative
+
+
+def _draw_rule(text: str, found: list[Heading], start: int, end: int) -> None:
+    """A drawn line underlines the heading above it, or ends what stands on top of the final report."""
+    if found and not SUBSTANCE.search(text, found[-1].text_start, start):
+        found[-1] = found[-1]._replace(text_start=end)
+    elif found and found[-1].name in ENDED_BY_RULE:
+        found.append(Heading(PREAMBLE, "", start, end))
+
+
+def _outside(found: list[Heading]) -> str:
+    """What letterheads and footers are at this place of a report."""
+    return SIGNATURE if any(heading.name in BODY for heading in found) else PREAMBLE
+
+
+def _administrative(text: str, heading: Heading, found: list[Heading]) -> Heading | None:
+    """The section that a line of a letterhead or footer opens; `None` where it belongs to the one before.
+
+    Directly below a heading without text, as in "COMPARISON:" and then "Date: 2010", it is that section's text.
+    """
+    name = _outside(found)
+    if not found or found[-1].name == name:
+        return None
+    gap = text[found[-1].text_start : heading.start]
+    if not gap.strip() and "\n\n" not in gap.replace("\r", ""):
+        return None
+    return heading._replace(name=name)
+
+
+def _plain_heading(line: str, colon: int, offset: int, before: str, vocabulary: HeadingVocabulary) -> Heading | None:
+    """The heading of a line such as "FINDINGS: Clear.", without any of the difficulties; most lines are such."""
+    if colon > LONGEST_LABEL or (before and before.rstrip()[-1] not in _NO_HEADING_BEFORE):
+        return None
+    label, text = line[:colon].strip(), line[colon + 1 :].lstrip(" ")
+    if not label[:1].isalnum() or label[-1] in "*_" or text[:1] in _DECORATION or ":" in text:
+        return None
+    known = vocabulary.recognised(label)
+    if known is None or known[0] == ADMINISTRATIVE:
+        return None
+    return Heading(known[0], label, offset, offset + len(line) - len(text), known[1])
+
+
+def _may_open(words: str, vocabulary: HeadingVocabulary) -> bool:
+    """Whether a line without a colon may begin with a heading: a quick test that most lines of prose fail."""
+    first = _FIRST_WORD.match(words)
+    if not first:
+        return words[0] in _DECORATION
+    return first.group().lower().replace("'", "") in vocabulary.first_words or (
+        len(words) <= LONGEST_LABEL and words.isupper()
+    )
+
+
+def _headings_of_line(
+    line: str, words: str, colon: int, offset: int, before: str, vocabulary: HeadingVocabulary
+) -> Iterator[Heading]:
+    first = _heading_at_line_start(line, words, colon, offset, before, vocabulary)
+    position = 0
+    if first is not None:
+        yield first
+        position = first.text_start - offset
+        colon = line.find(":", position)
+    while colon >= 0:
+        heading = _heading_before_colon(line, offset, max(position, colon - LONGEST_LABEL), colon, vocabulary)
+        position = colon + 1
+        if heading is not None:
+            yield heading
+            position = heading.text_start - offset
+        colon = line.find(":", position)
+
+
+def _heading_at_line_start(
+    line: str, words: str, colon: int, offset: int, before: str, vocabulary: HeadingVocabulary
+) -> Heading | None:
+    if words[0].isalnum():
+        begin = len(line) - len(line.lstrip())
+    else:
+        opening = _OPENING.match(line)
+        begin = opening.end() if opening else 0
+        if not line[begin : begin + 1].isalnum():
+            return None
+    if begin <= colon <= begin + LONGEST_LABEL:
+        label = line[begin:colon].rstrip("*_ ")
+        broken = _broken_heading(before, label, vocabulary) if before else None
+        if broken is not None:
+            name, length = broken
+            return Heading(name, label, offset - length, _behind(line, offset, colon + 1))
+        known = vocabulary.recognised(label)
+        if known is not None:
+            return Heading(known[0], label, offset, _behind(line, offset, colon + 1), known[1])
+    elif colon < 0 and len(words) <= LONGEST_LABEL and words.count(" ") < 8:
+        label = line[begin:].strip().rstrip("*_")
+        alone = _name_of_lone_line(label, before, vocabulary) if label else None
+        if alone is not None:
+            return Heading(alone, label, offset, offset + len(line))
+    return _heading_before_dash(line, begin, offset, vocabulary)
+
+
+def _broken_heading(before: str, label: str, vocabulary: HeadingVocabulary) -> tuple[str, int] | None:
+    """Name of a heading that the end of a line broke, and how far above it begins: "... Clinical" and "History:"."""
+    tail = before[-LONGEST_LABEL:]
+    if tail.rstrip()[-1] in _NO_HEADING_BEFORE or vocabulary.inner_words.isdisjoint(
+        tail.lower().replace("'", "").split()[-3:]
+    ):
+        return None
+    for word in list(_WORD.finditer(tail))[-3:]:
+        first = tail[word.start() :]
+        if first[0].isupper() or label.islower():
+            name = vocabulary.name_of_unmarked(f"{first} {label}")
+            if name is not None:
+                return name, len(first)
+    return None
+
+
+def _name_of_lone_line(label: str, before: str, vocabulary: HeadingVocabulary) -> str | None:
+    """Canonical name of a heading that has a line to itself and no colon.
+
+    A word alone on its line may be the end of a wrapped sentence; so one that its capitals do not set apart needs a
+    line before it that is blank or was not full.
+    """
+    may_be_wrapped = bool(before) and not (label[0].isupper() and before != before.upper())
+    if may_be_wrapped and (label.islower() or (len(before) > FULL_LINE and before.rstrip()[-1] not in ".!?;:")):
+        return None
+    name = vocabulary.recognised_alone(label)
+    return None if name == ADMINISTRATIVE else name
+
+
+def _heading_before_dash(line: str, begin: int, offset: int, vocabulary: HeadingVocabulary) -> Heading | None:
+    """A capitalised heading at the beginning of a line with a dash or the like in place of the colon."""
+    first = _FIRST_WORD.match(line, begin)
+    if not first or not line[begin].isupper() or first.group().lower().replace("'", "") not in vocabulary.first_words:
+        return None
+    match = _DASH.match(line, begin, begin + LONGEST_LABEL)
+    name = vocabulary.name_of_unmarked(match.group(1)) if match else None
+    if match is None or name is None or name == ADMINISTRATIVE:
+        return None
+    return Heading(name, match.group(1).strip(), offset, _behind(line, offset, match.end()))
+
+
+def _heading_before_colon(
+    line: str, offset: int, begin: int, colon: int, vocabulary: HeadingVocabulary
+) -> Heading | None:
+    """The longest heading that ends at a colon inside a line.
+
+    A lower-case label needs the end of a sentence before it, unless the line has no capitals at all; capitalised ones
+    do not, since whole reports come on one line: "EXAM: CHEST INDICATION: COUGH FINDINGS: CLEAR".
+    """
+    window = line[begin:colon]
+    last = window.rsplit(None, 1)[-1:]
+    if not last or not (vocabulary.may_end_heading(last[0]) or (last[0][0].isupper() and len(last[0]) > 4)):
+        return None
+    for word in _WORD.finditer(window):
+        label = window[word.start() :].rstrip("*_ ")
+        before = line[max(0, begin + word.start() - 24) : begin + word.start()]
+        opens = bool(_ENDS_SENTENCE.search(before)) or not window[: word.start()].strip("*_ ")
+        if not label[0].isalnum() or _IN_LABEL.search(label):
+            continue
+        name = vocabulary.name_of(label) if opens or _stands_out(label, line) else None
+        if name is not None and not opens and _belongs_to_sentence(before, label, name, vocabulary):
+            continue
+        if name is None and _may_be_misspelt(label, opens):
+            name = vocabulary.name_of_misspelt(label)
+        is_view = name is None and opens and label.isupper() and vocabulary.is_view_heading(label)
+        if is_view:
+            name = vocabulary.view_name
+        if name is not None and (name != ADMINISTRATIVE or opens):
+            start = begin + word.start()
+            while start > begin and line[start - 1] in "*_":
+                start -= 1
+            return Heading(name, label, offset + start, _behind(line, offset, colon + 1), is_view)
+    return None
+
+
+def _stands_out(label: str, line: str) -> bool:
+    """Whether a label in the middle of a sentence may be a heading: by its capitals, or because there are none."""
+    return _is_title(label) or (label.islower() and line.islower())
+
+
+def _belongs_to_sentence(before: str, label: str, name: str, vocabulary: HeadingVocabulary) -> bool:
+    """Whether the words before a label take it into their sentence, as in "the following findings:"."""
+    words = before.split()
+    if not words or vocabulary.names_body(label.split()[0]):
+        return bool(words)
+    last = words[-1].lower()
+    return last in vocabulary.words_before or (label.islower() and vocabulary.is_described(name, last))
+
+
+def _may_be_misspelt(label: str, opens_sentence: bool) -> bool:
+    """Whether a label inside a line stands out enough for typing errors in it to be forgiven."""
+    return _is_title(label) if opens_sentence else label.isupper() and label.isalpha() and len(label) > 5
+
+
+def _is_title(label: str) -> bool:
+    """Whether every word of more than three letters begins with a capital."""
+    return label[:1].isupper() and all(word[:1].isupper() for word in label.split() if len(word) > 3)
+
+
+def _behind(line: str, offset: int, position: int) -> int:
+    """Where the text begins behind a heading that ends at `position`: decoration and blanks are skipped."""
+    closing = _CLOSING.match(line, position)
+    return offset + (closing.end() if closing else position)

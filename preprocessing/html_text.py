@@ -1,0 +1,33 @@
+"""The words of a piece of HTML, for reports whose only text is a narrative."""
+
+from html.parser import HTMLParser
+
+_BLOCKS = frozenset(
+    {"p", "div", "br", "li", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "hr"}
+)
+
+
+class _Stripper(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _BLOCKS:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _BLOCKS:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+
+def without_tags(markup: str) -> str:
+    """Text between the tags; what blocks hold is on lines of its own, and blank lines are left out."""
+    stripper = _Stripper()
+    stripper.feed(markup)
+    stripper.close()
+    lines = (" ".join(line.split()) for line in "".join(stripper.parts).split("\n"))
+    return "\n".join(line for line in lines if line)
