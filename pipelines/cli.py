@@ -265,7 +265,7 @@ def ingest(
             configuration=configuration,
             on_progress=on_progress,
         )
-    _print_summary(summary)
+    _print_summary(summary, redacted=redact)
 
 
 @app.command()
@@ -445,7 +445,7 @@ def _progress(description: str) -> Iterator[OnProgress]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _print_summary(summary: "IngestSummary") -> None:
+def _print_summary(summary: "IngestSummary", *, redacted: bool) -> None:
     """What an ingest run came to, as a table on stderr."""
     table = Table(box=None, show_header=False)
     for name, outcomes in (("image files", summary.files), ("reports", summary.reports)):
@@ -481,7 +481,8 @@ def _print_summary(summary: "IngestSummary") -> None:
     if present:
         table.add_row("studies with", _counts(present))
     if summary.identifiers:
-        table.add_row("looks like identifiers", _counts(summary.identifiers))
+        done = "replaced" if redacted else "in the sentences; --redact replaces it"
+        table.add_row("looks like identifiers", f"{_counts(summary.identifiers)} ({done}; rules miss some)")
     if summary.unmapped_headings or summary.other_unmapped_headings:
         rare = f"; {summary.other_unmapped_headings} rarer ones" if summary.other_unmapped_headings else ""
         table.add_row("unmapped headings", f"{_counts(summary.unmapped_headings)}{rare}")

@@ -39,6 +39,7 @@ EDEMA, SEVERITY = "Edema", "Edema Severity"
 _LONGEST = 250
 """Phrases of the longest sentence that anybody writes; longer ones are read in pieces, which keeps the time linear."""
 
+_LONGEST_REMEMBERED = 400  # characters
 _WORDS_TO_ALTERNATIVE = 4
 _PHRASES_TO_GRADE = 6
 _STOPS_LIST = VERBS | UNCERTAINTY | NEGATION | NOT_EXCLUDED | PREPOSITIONS | PERCEIVED
@@ -85,11 +86,24 @@ class _Claim:
     is_settled: bool = False
 
 
-def assertions(sentence: str, pack: RulePack) -> list[Assertion]:
-    """What a sentence says, in the order in which it says it; positions are in `sentence`."""
+def assertions(sentence: str, pack: RulePack) -> tuple[Assertion, ...]:
+    """What a sentence says, in the order in which it says it; positions are in `sentence`.
+
+    Radiologists use the same sentences again and again (of Open-i's, more than half stand in an earlier report), so the
+    latest are remembered.
+    """
+    if len(sentence) > _LONGEST_REMEMBERED:
+        return _assertions(sentence, pack)
+    return remembered_assertions(sentence, pack)
+
+
+def _assertions(sentence: str, pack: RulePack) -> tuple[Assertion, ...]:
     phrases = phrases_of(sentence, pack)
     pieces = (phrases[begin : begin + _LONGEST] for begin in range(0, len(phrases), _LONGEST))
-    return [found for piece in pieces for part in propositions(piece) for found in _asserted(part, pack)]
+    return tuple(found for piece in pieces for part in propositions(piece) for found in _asserted(part, pack))
+
+
+remembered_assertions = functools.lru_cache(maxsize=1 << 14)(_assertions)
 
 
 def _asserted(phrases: Sequence[Phrase], pack: RulePack) -> list[Assertion]:
@@ -119,10 +133,10 @@ def _asserted(phrases: Sequence[Phrase], pack: RulePack) -> list[Assertion]:
 
 
 def _heeded(observation: str, value: int, *, denied: bool, left_open: bool) -> int | None:
-    """A value under its cue: a denied normal state says nothing ("not clear"); normal and perhaps so is normal."""
+    """A value under its cue: a denied normal state says nothing ("not clear"); perhaps normal is uncertain."""
     if denied:
         return 0 if value else None
-    return -1 if left_open and value and observation != SEVERITY else value
+    return -1 if left_open and observation != SEVERITY else value
 
 
 def _mentions(phrases: Sequence[Phrase]) -> Iterator[_Claim]:
@@ -179,6 +193,8 @@ def _described(phrases: Sequence[Phrase], state: int) -> list[int]:
             other_words = 0
         elif phrase.meaning.state or phrase.roles & (VERBS | NEGATION | UNCERTAINTY):
             break
+        elif found and phrase.word == "," and has_any(phrases[place + 1 : place + 2], DETERMINERS):
+            break  # "apart from the enlarged heart, the lungs ..."
         elif not (phrase.roles & (JOINED_BY | ALTERNATIVES | DETERMINERS | QUALIFIERS) or phrase.word in ("of", "in")):
             other_words += 1
             if other_words > 1:
@@ -220,6 +236,8 @@ class _Cues:
         negation, uncertainty = self._nearest(place, NEGATION), self._nearest(place, UNCERTAINTY)
         excluded = self._nearest(place, NOT_EXCLUDED)
         behind = [p for p in self._reach_back.get(UNCERTAINTY, ()) if p > place]
+        if excluded is not None and negation is not None and excluded < negation < place:
+            excluded = None  # "no new A and no B"
         if excluded is not None or behind:
             return None, self._phrases[behind[0] if excluded is None else excluded]
         if negation is None:
@@ -252,6 +270,8 @@ class _Cues:
         if something_behind and following and (following.meaning.has_content or following.roles & QUALIFIERS):
             return self._reach_on
         ends = following is None or bool(following.roles & (PREPOSITIONS | JOINED_BY))
+        if following is not None and kind == UNCERTAINTY and self._phrases[place - 1].word == ",":
+            return None  # "a fracture, probably in the past": of its age or cause
         return self._reach_back if something_before and (ends or kind == NEGATION) else None
 
 

@@ -6,6 +6,7 @@ own, and no text is worth less for it. Without a status that FHIR knows, nothing
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ _ELEMENTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 """Of each resource, what is read, and what stands for other elements that FHIR requires."""
 
 _OID = "urn:oid:"
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _STATUSES = frozenset(
     {
         "registered",
@@ -97,9 +99,16 @@ def _parsed(content: bytes) -> Any:
         raise UnusableFile("too_long", f"longer than {LONGEST_DOCUMENT} bytes")
     text, _ = decoded(content)
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+        document = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+        return _without_halves(document) if _HALF.search(text) else document
     except (ValueError, RecursionError):  # also of numbers with more digits than Python reads
         raise UnusableFile("malformed_json", FORMAT_REASONS["malformed_json"]) from None
+
+
+def _without_halves(document: Any) -> Any:
+    """The document with a replacement character for each half of a character, which no model takes."""
+    text = json.dumps(document, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _refuse(constant: str) -> NoReturn:

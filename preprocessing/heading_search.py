@@ -18,18 +18,28 @@ ENDED_BY_RULE = frozenset({"wet_read", "addendum"})
 """Sections that stand on top of the final report, between drawn lines."""
 
 SUBSTANCE = re.compile(r"[^\W_]")
-_OPENING = re.compile(r"\s*(?:#{1,6}\s+|[*_]{1,3}(?=\w)|>\s*)?")
-_CLOSING = re.compile(r"[*_]{0,3}[ \t]*")
+_OPENING = re.compile(r"\s*(?:#{1,6}\s+|[*_]{1,3}(?=\w)|[>•·-]{1,2}\s*)?")
+_CLOSING = re.compile(r"[:*_]{0,3}(?:-{1,2}>?)?[ \t]*")
+_ENCLOSED = re.compile(
+    r"\s*[#*_=~\-–\[(<\"]{1,6}\s*(?:(?:b|u|strong)>\s*)?([A-Za-z][A-Za-z0-9 &'/,]{1,50}?)\s*"
+    r"(?::?\s*(?:</\w{1,6}>|[*_=~\-–\])>\"#]{1,6})\s*:?|:?\s*\Z)[ \t]*"
+)
 _BEHIND_LONE = re.compile(r"\s*:[ \t]*")
 _RULE = re.compile(r"\s*(?:_{5,}|([=*~\-—])\1{2,})\s*\Z")
-_DASH = re.compile(r"([A-Za-z][A-Za-z0-9 &'/(),]{1,60}?)(?: *[-–—]{1,2}>? +| *[–—]+ *| *[=;] +)")
+_DASH = re.compile(r"([A-Za-z][A-Za-z0-9 &'/(),]{1,60}?)(?: *[-–—]{1,2}>? +| *[–—]+ *| *[=;] +| *-*>{1,2} *)")
+_STOPPED = re.compile(r"([A-Z][A-Za-z &'/]{3,40}?)\.{1,3}(?:\s+(?=\S)|(?=[A-Z]))")
+_NUMBERING = re.compile(r"[\W_]*(?:(?:\d{1,2}|[A-Z])[.)])?[\W_]*\Z")
+_MOST_HEADINGS = 100  # of one report; looked back at to tell a letterhead from a footer
+_LONGEST_NUMBERING = 8  # characters of "1. ", "(a) " or a bullet before a heading
+_LETTERHEAD = 2000  # characters at the top in which the lines of a letterhead are looked for
 _FIRST_WORD = re.compile(r"[A-Za-z']+")
 _WORD = re.compile(r"[^\s*_]+")
 _ENDS_SENTENCE = re.compile(r"(?:[.!?;)\]*_|]|\A)[\s*_]*\Z|\s{2}\Z")
 _IN_LABEL = re.compile(r"[.;>\]]\s")  # no label goes on behind these
 _PAGE = re.compile(r"\bpage:?\s+\d+(?:\s*(?:of|/)\s*\d+|\W*\Z)", re.IGNORECASE)
 FULL_LINE = 55  # characters from which a line may have been wrapped
-_DECORATION = frozenset("#*_>")
+_DECORATION = frozenset('#*_>•·-–=~[(<"')
+_ENDS = frozenset(".!?;:")
 _NO_HEADING_BEFORE = frozenset(".:;,)")  # no heading goes on in the next line behind these
 _RULE_MARKS = frozenset("_=*~-—")
 
@@ -64,7 +74,7 @@ def marked_headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
             before = ""
         else:
             count = len(found)
-            is_page = has_pages and bool(_PAGE.search(words)) and len(words) <= 2 * LONGEST_LABEL
+            is_page = has_pages and len(words) <= 2 * LONGEST_LABEL and bool(_PAGE.search(words))
             if is_page and found and found[-1].name not in OUTSIDE:
                 interrupted = found[-1].name
                 found.append(Heading(_outside(found), "", start, end))
@@ -72,7 +82,7 @@ def marked_headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
                 is_administrative = _take_line(text, line, words, start, before, found, vocabulary)
                 if len(found) > count:
                     interrupted = ""
-                elif interrupted and not is_administrative and words not in text[: found[0].start]:
+                elif interrupted and not is_administrative and words not in text[: min(found[0].start, _LETTERHEAD)]:
                     found.append(Heading(interrupted, "", start, start))
                     interrupted = ""
             before = line.lstrip()
@@ -115,7 +125,7 @@ def _draw_rule(text: str, found: list[Heading], start: int, end: int) -> None:
 
 def _outside(found: list[Heading]) -> str:
     """What letterheads and footers are at this place of a report."""
-    return SIGNATURE if any(heading.name in BODY for heading in found) else PREAMBLE
+    return SIGNATURE if any(heading.name in BODY for heading in found[-_MOST_HEADINGS:]) else PREAMBLE
 
 
 def _administrative(text: str, heading: Heading, found: list[Heading]) -> Heading | None:
@@ -137,7 +147,13 @@ def _plain_heading(line: str, colon: int, offset: int, before: str, vocabulary: 
     if colon > LONGEST_LABEL or (before and before.rstrip()[-1] not in _NO_HEADING_BEFORE):
         return None
     label, text = line[:colon].strip(), line[colon + 1 :].lstrip(" ")
-    if not label[:1].isalnum() or label[-1] in "*_" or text[:1] in _DECORATION or ":" in text:
+    if (
+        not label[:1].isalnum()
+        or label[-1] in "*_"
+        or text[:1] in _DECORATION
+        or line[colon + 1 : colon + 2] == "-"
+        or ":" in text
+    ):
         return None
     known = vocabulary.recognised(label)
     if known is None or known[0] == ADMINISTRATIVE:
@@ -179,6 +195,9 @@ def _heading_at_line_start(
     if words[0].isalnum():
         begin = len(line) - len(line.lstrip())
     else:
+        enclosed = _enclosed_heading(line, offset, vocabulary)
+        if enclosed is not None:
+            return enclosed
         opening = _OPENING.match(line)
         begin = opening.end() if opening else 0
         if not line[begin : begin + 1].isalnum():
@@ -193,11 +212,11 @@ def _heading_at_line_start(
         if known is not None:
             return Heading(known[0], label, offset, _behind(line, offset, colon + 1), known[1])
     elif colon < 0 and len(words) <= LONGEST_LABEL and words.count(" ") < 8:
-        label = line[begin:].strip().rstrip("*_")
+        label = line[begin:].strip().rstrip("*_-–—=. ")
         alone = _name_of_lone_line(label, before, vocabulary) if label else None
         if alone is not None:
             return Heading(alone, label, offset, offset + len(line))
-    return _heading_before_dash(line, begin, offset, vocabulary)
+    return _heading_before_dash(line, begin, offset, before, vocabulary)
 
 
 def _broken_heading(before: str, label: str, vocabulary: HeadingVocabulary) -> tuple[str, int] | None:
@@ -209,7 +228,8 @@ def _broken_heading(before: str, label: str, vocabulary: HeadingVocabulary) -> t
         return None
     for word in list(_WORD.finditer(tail))[-3:]:
         first = tail[word.start() :]
-        if first[0].isupper() or label.islower():
+        is_heading_itself = first == before and vocabulary.recognised_alone(first.strip()) is not None
+        if (first[0].isupper() or (first[0].isalpha() and label.islower())) and not is_heading_itself:
             name = vocabulary.name_of_unmarked(f"{first} {label}")
             if name is not None:
                 return name, len(first)
@@ -223,19 +243,37 @@ def _name_of_lone_line(label: str, before: str, vocabulary: HeadingVocabulary) -
     line before it that is blank or was not full.
     """
     may_be_wrapped = bool(before) and not (label[0].isupper() and before != before.upper())
-    if may_be_wrapped and (label.islower() or (len(before) > FULL_LINE and before.rstrip()[-1] not in ".!?;:")):
+    if may_be_wrapped and before.rstrip()[-1] not in _ENDS and (label.islower() or len(before) > FULL_LINE):
         return None
     name = vocabulary.recognised_alone(label)
     return None if name == ADMINISTRATIVE else name
 
 
-def _heading_before_dash(line: str, begin: int, offset: int, vocabulary: HeadingVocabulary) -> Heading | None:
-    """A capitalised heading at the beginning of a line with a dash or the like in place of the colon."""
-    first = _FIRST_WORD.match(line, begin)
-    if not first or not line[begin].isupper() or first.group().lower().replace("'", "") not in vocabulary.first_words:
+def _enclosed_heading(line: str, offset: int, vocabulary: HeadingVocabulary) -> Heading | None:
+    """A heading between marks at the beginning of a line: "*** FINDINGS ***", "[Findings]", "<b>Findings:</b>"."""
+    match = _ENCLOSED.match(line)
+    name = vocabulary.recognised_alone(match.group(1)) if match else None
+    if match is None or name is None or name == ADMINISTRATIVE:
         return None
-    match = _DASH.match(line, begin, begin + LONGEST_LABEL)
-    name = vocabulary.name_of_unmarked(match.group(1)) if match else None
+    return Heading(name, match.group(1), offset, offset + match.end())
+
+
+def _heading_before_dash(
+    line: str, begin: int, offset: int, before: str, vocabulary: HeadingVocabulary
+) -> Heading | None:
+    """A heading at the beginning of a line with a dash, a full stop or the like in place of the colon."""
+    first = _FIRST_WORD.match(line, begin)
+    if not first or first.group().lower().replace("'", "") not in vocabulary.first_words:
+        return None
+    has_ended = not before or before.rstrip()[-1] in _ENDS
+    match = None
+    if line[begin].isupper() or has_ended:
+        match = _DASH.match(line, begin, begin + LONGEST_LABEL)
+    if match is None:
+        match = _STOPPED.match(line, begin, begin + LONGEST_LABEL)
+        stands_out = match is not None and match.group(1).isupper() and before + line != (before + line).upper()
+        match = match if has_ended or len(before) < FULL_LINE or stands_out else None
+    name = vocabulary.recognised_alone(match.group(1).strip()) if match else None
     if match is None or name is None or name == ADMINISTRATIVE:
         return None
     return Heading(name, match.group(1).strip(), offset, _behind(line, offset, match.end()))
@@ -253,40 +291,66 @@ def _heading_before_colon(
     last = window.rsplit(None, 1)[-1:]
     if not last or not (vocabulary.may_end_heading(last[0]) or (last[0][0].isupper() and len(last[0]) > 4)):
         return None
+    around = line[max(0, begin - LONGEST_LABEL) : colon + LONGEST_LABEL]
     for word in _WORD.finditer(window):
         label = window[word.start() :].rstrip("*_ ")
-        before = line[max(0, begin + word.start() - 24) : begin + word.start()]
-        opens = bool(_ENDS_SENTENCE.search(before)) or not window[: word.start()].strip("*_ ")
         if not label[0].isalnum() or _IN_LABEL.search(label):
             continue
-        name = vocabulary.name_of(label) if opens or _stands_out(label, line) else None
-        if name is not None and not opens and _belongs_to_sentence(before, label, name, vocabulary):
-            continue
-        if name is None and _may_be_misspelt(label, opens):
-            name = vocabulary.name_of_misspelt(label)
-        is_view = name is None and opens and label.isupper() and vocabulary.is_view_heading(label)
-        if is_view:
-            name = vocabulary.view_name
-        if name is not None and (name != ADMINISTRATIVE or opens):
+        before = line[max(0, begin + word.start() - 24) : begin + word.start()]
+        name, is_view = _name_before_colon(label, before, window[: word.start()], around, vocabulary)
+        if name is not None:
             start = begin + word.start()
             while start > begin and line[start - 1] in "*_":
                 start -= 1
+            if start <= _LONGEST_NUMBERING and _NUMBERING.match(line[:start]):
+                start = 0
             return Heading(name, label, offset + start, _behind(line, offset, colon + 1), is_view)
     return None
 
 
-def _stands_out(label: str, line: str) -> bool:
+def _name_before_colon(
+    label: str, before: str, skipped: str, around: str, vocabulary: HeadingVocabulary
+) -> tuple[str | None, bool]:
+    """Canonical name of a label inside a line, if it is a heading, and whether it names a view.
+
+    Args:
+        label: up to the colon.
+        before: some of the line before it.
+        skipped: what stands between it and the heading before, or the beginning of the line.
+        around: some of the line on either side.
+        vocabulary: of headings.
+    """
+    opens = bool(_ENDS_SENTENCE.search(before)) or bool(_NUMBERING.match(skipped))
+    if opens and label.isupper() and vocabulary.is_view_heading(label):
+        return vocabulary.view_name, True
+    name = None
+    begins_with_view = vocabulary.is_view_word(label.split()[0])  # "EXAM: PA and lateral chest comparison: none"
+    if not begins_with_view and (opens or _stands_out(label, around)):
+        name = vocabulary.name_of_whole(label) if opens else vocabulary.name_of(label)
+        if name is not None and not opens and _belongs_to_sentence(before, label, name, vocabulary):
+            return None, False
+    if name is None and _may_be_misspelt(label, opens):
+        name = vocabulary.name_of_misspelt(label)
+    return (name if name != ADMINISTRATIVE or opens else None), False
+
+
+def _stands_out(label: str, around: str) -> bool:
     """Whether a label in the middle of a sentence may be a heading: by its capitals, or because there are none."""
-    return _is_title(label) or (label.islower() and line.islower())
+    return _is_title(label) or (label.islower() and around.islower())
 
 
 def _belongs_to_sentence(before: str, label: str, name: str, vocabulary: HeadingVocabulary) -> bool:
     """Whether the words before a label take it into their sentence, as in "the following findings:"."""
     words = before.split()
-    if not words or vocabulary.names_body(label.split()[0]):
-        return bool(words)
+    if not words:
+        return False
     last = words[-1].lower()
-    return last in vocabulary.words_before or (label.islower() and vocabulary.is_described(name, last))
+    if last in vocabulary.words_before:
+        return True
+    is_described = vocabulary.is_described(name, last)
+    if len(words) > 1 and words[-2].lower() in vocabulary.words_before:  # "NEW SINCE THE PRIOR STUDY: EFFUSION"
+        return is_described or vocabulary.name_of(f"{last} {label}") is not None
+    return label.islower() and is_described
 
 
 def _may_be_misspelt(label: str, opens_sentence: bool) -> bool:

@@ -25,6 +25,9 @@ ADMINISTRATIVE = "administrative"
 _REMEMBERED = 1 << 14
 _RULES = Path(__file__).parent / "rules" / "headings.yaml"
 _OVERRIDE_KEYS = ("headings", "remove")
+# Sections whose headings may be qualified or joined with others; the first of them names a joint heading.
+_QUALIFIED = ("findings_and_impression", "impression", "findings", "indication", "history", "comparison")
+_BETWEEN_PARTS = re.compile(r" and | or ")
 _GAP = r"(?:\s+|\s*/\s*|-)"
 
 
@@ -54,7 +57,10 @@ class HeadingVocabulary:
         self.inner_words = frozenset(word for words in [*self._names, *self._beginnings] for word in words.split()[:-1])
         self.inner_words |= {words.split()[-1] for words in self._beginnings}
         self._view_body = frozenset(rules["view_headings"]["body"])
-        self._view_words = self._view_body | frozenset(rules["view_headings"]["words"])
+        self._organs = frozenset(rules["view_headings"].get("organs", ()))
+        self._view_words = self._view_body | self._organs | frozenset(rules["view_headings"]["words"])
+        self.organ_label = _organ_label(rules.get("structured_findings", ()))
+        self._qualifiers = frozenset(rules.get("qualifiers", ()))
         self.view_name: str = rules["view_headings"]["opens"]
         self.opener_names: dict[str, str] = {
             normalised(phrase): name for name, phrases in rules["openers"].items() for phrase in phrases
@@ -73,6 +79,13 @@ class HeadingVocabulary:
         words = normalised(label)
         name = self._names.get(words)
         return name if name is not None or not words else self._name_by_beginning(words)
+
+    def name_of_whole(self, label: str) -> str | None:
+        """As `name_of` for a label that is known to be all of it; it may join several or qualify one.
+
+        "HISTORY/INDICATION" and "X-RAY FINDINGS" are such; inside a line the words before may be another section's.
+        """
+        return self.name_of(label) or self._name_of_parts(normalised(label.replace("/", " and ")))
 
     def name_of_unmarked(self, label: str) -> str | None:
         """As `name_of`, where no colon says how long the label is: further words are taken up to "exam" or "study"."""
@@ -97,7 +110,9 @@ class HeadingVocabulary:
         words = normalised(label).split()
         known = [word for word in words if word in self._view_words or word.isdigit()]
         has_body = not self._view_body.isdisjoint(words)
-        return len(known) == len(words) and (has_body or len(words) >= 2) and not all(w.isdigit() for w in words)
+        if len(known) < len(words) or all(word.isdigit() for word in words):
+            return False
+        return has_body or (len(words) >= 2 and self._organs.isdisjoint(words))
 
     def recognised(self, label: str) -> tuple[str, bool] | None:
         """Canonical name of a label before a colon, however written, and whether it names a view.
@@ -107,7 +122,7 @@ class HeadingVocabulary:
         try:
             return self._before_colon[label]
         except KeyError:
-            name = self.name_of(label) or self.name_of_misspelt(label)
+            name = self.name_of_whole(label) or self.name_of_misspelt(label)
             is_view = name is None and self.is_view_heading(label)
             found = (self.view_name, True) if is_view else (name, False) if name else None
             _remember(self._before_colon, label, found)
@@ -118,7 +133,9 @@ class HeadingVocabulary:
         try:
             return self._alone[label]
         except KeyError:
-            name = self.name_of_unmarked(label) or (self.name_of_misspelt(label) if label.isupper() else None)
+            name = self.name_of_unmarked(label) or self._name_of_parts(normalised(label.replace("/", " and ")))
+            if name is None and label.isupper():
+                name = self.name_of_misspelt(label)
             _remember(self._alone, label, name)
             return name
 
@@ -134,9 +151,19 @@ class HeadingVocabulary:
         """Whether a word names a view or a part of the body, with which an examination begins."""
         return word.lower() in self._view_words
 
-    def names_body(self, word: str) -> bool:
-        """Whether a word names a part of the body or a view, with which the section before may end."""
-        return word.lower() in self._view_body
+    def _name_of_parts(self, words: str) -> str | None:
+        """Canonical name of several headings in one ("HISTORY/INDICATION"), or of one that is qualified."""
+        parts = _BETWEEN_PARTS.split(words)
+        if len(parts) > 1 and len(words) <= LONGEST_LABEL // 2:
+            names = [self.name_of(part) or self._name_of_qualified(part) for part in parts]
+            return _joint_name([name for name in names if name is not None]) if None not in names else None
+        return self._name_of_qualified(words)
+
+    def _name_of_qualified(self, words: str) -> str | None:
+        *before, last = words.split()
+        name = self._names.get(last)
+        is_qualified = bool(before) and all(word in self._qualifiers or word in self._view_words for word in before)
+        return name if is_qualified and name in _QUALIFIED else None
 
     def _name_by_beginning(self, words: str) -> str | None:
         parts = words.split()
@@ -212,6 +239,27 @@ def read_vocabulary(path: Path) -> HeadingVocabulary:
         kept = [variant for variant in variants if _key(variant) not in gone | claimed.keys()]
         rules["headings"][name] = kept + [variant for variant, owner in claimed.items() if owner == name]
     return HeadingVocabulary(rules)
+
+
+def _organ_label(words: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches a label of structured findings at the beginning of a line or behind a sentence."""
+    one = _either(words)
+    if one is None:
+        return None
+    joined = rf"{one}(?:(?:[ \t]{{1,3}}|[ \t]?[/&,][ \t]?)(?:and[ \t])?{one}){{0,3}}"
+    return re.compile(rf"(?:^|(?<=[.;]))[ \t]*(?:the |left |right )?{joined}[ \t]?:", re.MULTILINE)
+
+
+def _either(words: Iterable[str]) -> str | None:
+    found = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    return rf"(?:{found})(?!\w)" if found else None
+
+
+def _joint_name(names: list[str]) -> str:
+    """The section that a heading of several names opens: the one that says most, else the first."""
+    if {"findings", "impression"} <= set(names):
+        return "findings_and_impression"
+    return next((name for name in _QUALIFIED if name in names), names[0])
 
 
 def _remember(known: dict[Any, Any], label: Any, found: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from typing import BinaryIO
 
-import hl7  # type: ignore[import-untyped]
+import hl7
 
 from preprocessing.errors import UnusableFile
 from preprocessing.report_records import FORMAT_REASONS

@@ -89,6 +89,7 @@ _STREET_BEFORE = re.compile(
     r"(?:[A-Z][\w.'’]{0,20}\s|\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH)\s){1,3}\Z"
 )
 _INTERNAL = re.compile(r"\d-\d{4}")
+_NUMBER_MARK = re.compile(r"[#:=]")
 _GLUED = re.compile(r"[A-Za-z0-9\-]{0,40}")
 _GLUED_BEFORE = re.compile(r"[A-Za-z0-9\-]{0,40}\Z")
 _EXTENSION = re.compile(r"\bx ?(\d-\d{4}|\d{4,5})(?!\.?\d)", re.IGNORECASE)
@@ -287,7 +288,7 @@ def _record_behind(text: str, start: int, end: int) -> Iterator[Found]:
         return
     value = match.group(1)
     digits = sum(c.isdigit() for c in value)
-    is_year = len(value) == 4 and value[:2] in ("19", "20") and text[end : match.start(1)].isspace()
+    is_year = len(value) == 4 and value[:2] in ("19", "20") and not _NUMBER_MARK.search(text, end, match.start(1))
     if digits >= 4 and not is_year:
         yield "record_number", match.start(1), match.end(1)
 

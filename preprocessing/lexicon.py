@@ -90,10 +90,10 @@ class Node:
     """Where the words of some phrases lead: to the meaning of the one that ends here, and to further words."""
 
     meaning: Meaning | None = None
-    children: Tree = field(default_factory=dict)
+    children: Tree | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RulePack:
     """A rule pack, ready for use.
 
@@ -291,10 +291,11 @@ def _alternatives(phrase: str, at: int) -> tuple[list[str], int]:
 
 
 def _tree(phrases: Mapping[str, Meaning]) -> Tree:
-    root = Node()
+    root = Node(children={})
     for words, meaning in phrases.items():
         node = root
         for word in words.split():
+            node.children = node.children or {}
             node = node.children.setdefault(word, Node())
         node.meaning = meaning
-    return root.children
+    return root.children or {}

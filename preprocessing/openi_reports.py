@@ -6,8 +6,8 @@ The form: root `eCitation`; `uId@id`; `AbstractText@Label` for each section; `pa
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
-from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from preprocessing.errors import UnusableFile
 from preprocessing.report_records import FORMAT_REASONS, ReportRecord, usable_keys
@@ -22,7 +22,7 @@ def read_openi(content: bytes, origin: str) -> ReportRecord:
     Sections are rendered as "FINDINGS: ..." in the order of the file; those without text are left out.
 
     Raises:
-        UnusableFile: `malformed_xml`, `xml_dtd`, `fhir_xml`, `other_xml`, `too_long`, `no_key` or `empty_report`.
+        UnusableFile: `malformed_xml`, `xml_entities`, `fhir_xml`, `other_xml`, `too_long`, `no_key` or `empty_report`.
     """
     root = _root(content)
     if root.tag.startswith(_FHIR):
@@ -41,9 +41,9 @@ def _root(content: bytes) -> Element:
     if len(content) > LONGEST_REPORT:
         raise UnusableFile("too_long", f"longer than {LONGEST_REPORT} bytes, so not a report")
     try:
-        root: Element = fromstring(content.lstrip(), forbid_dtd=True)
+        root: Element = fromstring(content.lstrip())  # a document type alone is harmless, and usual
     except DefusedXmlException:
-        raise UnusableFile("xml_dtd", FORMAT_REASONS["xml_dtd"]) from None
+        raise UnusableFile("xml_entities", FORMAT_REASONS["xml_entities"]) from None
     except (ParseError, ValueError, LookupError):  # an encoding that there is none of is a LookupError or ValueError
         raise UnusableFile("malformed_xml", FORMAT_REASONS["malformed_xml"]) from None
     return root

@@ -139,7 +139,7 @@ def _opens_proposition(phrases: Sequence[Phrase], begin: int, place: int) -> boo
         return True
     if roles & ACCOMPANYING:
         begins_anew = place + 1 < len(phrases) and phrases[place + 1].roles & (QUALIFIERS | DETERMINERS)
-        return bool(begins_anew) and has_any(before, NEGATION)
+        return before[-1].word == "," or (bool(begins_anew) and has_any(before, NEGATION))
     return _joins_proposition(phrases, before, place)
 
 
@@ -149,7 +149,8 @@ def _joins_proposition(phrases: Sequence[Phrase], before: Sequence[Phrase], plac
     if not ahead or ahead[0].roles & (ALTERNATIVES | JOINED_BY):
         return False
     is_negated, has_verb = has_any(before, NEGATION), has_any(before, VERBS | THERE_IS)
-    if _has_own_state(ahead) and (is_negated or any(phrase.meaning.state for phrase in before)):
+    has_state = any(phrase.meaning.state for phrase in before)
+    if _has_own_state(ahead) and (is_negated or has_state):
         return True
     if is_negated and ahead[0].roles & QUALIFIERS and not _has_alternative(phrases, place + 1):
         return True
@@ -159,7 +160,7 @@ def _joins_proposition(phrases: Sequence[Phrase], before: Sequence[Phrase], plac
     if not has_verb and has_any(ahead[verb:], PERCEIVED | NEGATION_AFTER | UNCERTAINTY_AFTER):
         return False  # the verb is that of the whole list
     if phrases[place].word == ",":
-        return (is_negated or has_verb) and not has_any(ahead[:verb], JOINED_BY | ALTERNATIVES)
+        return (is_negated or has_verb or has_state) and not has_any(ahead[:verb], JOINED_BY | ALTERNATIVES)
     return has_verb or (is_negated and bool(ahead[0].roles & DETERMINERS))
 
 

@@ -10,6 +10,7 @@ from preprocessing.lexicon import RulePack, rule_pack
 from preprocessing.sections import report_text, split_sections
 from preprocessing.sentences import Sentence, split_sentences, words_in
 from preprocessing.text_identifiers import Identifier, find_identifiers, redacted_span
+from preprocessing.unmapped_headings import unmapped_headings
 
 REPORT_STATUS: dict[str, str] = {
     "paired": "a report was found and has sentences",
@@ -98,7 +99,7 @@ def read_report(text: str, flags: Sequence[str], rules: ReportRules) -> ReadRepo
         ),
         tuple(labels.values.get(name) for name in label_names(rules.pack)),
         labels.evidence,
-        frozenset(),
+        frozenset(unmapped_headings(text, sections, rules.vocabulary)),
         Counter(identifier.kind for identifier in identifiers),
     )
 

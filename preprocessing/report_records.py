@@ -43,7 +43,7 @@ FORMAT_REASONS: dict[str, str] = {
     "malformed_json": "JSON that cannot be read, with NaN, with one key twice or nested too deeply",
     "malformed_fhir": "a FHIR resource whose parts are not what FHIR says, status included",
     "malformed_xml": "XML that cannot be read",
-    "xml_dtd": "XML with a document type or entities, which can name other files or grow without bound",
+    "xml_entities": "XML with entities of its own, which can name other files or grow without bound",
     "dicom_image": "a DICOM image",
     "other_dicom": "a DICOM object that is neither a report nor an image",
     "encapsulated_document": "a PDF or another document inside a DICOM object",

@@ -112,36 +112,32 @@ def _unreadable(error: Exception, origin: str) -> RejectedReport:
 
 def _read_folder(source: Path, images: Collection[str], among: Path | None) -> Iterator[ReportRecord | RejectedReport]:
     closed: list[OSError] = []
-    paths: list[Path] = []
+    paths: list[str] = []  # of hundreds of thousands of files, so no `Path`
     for folder, folders, names in os.walk(source, onerror=closed.append):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         folders[:] = [name for name in folders if os.path.abspath(Path(folder, name)) not in images]  # noqa: PTH100
-        paths += [Path(folder, name) for name in (*names, *links)]
-    paths += [Path(error.filename) for error in closed]
-    paths = sorted(path for path in paths if os.path.abspath(path) not in images)  # noqa: PTH100
-    if any(path == source for path in paths):
+        paths += [os.path.join(folder, name) for name in (*names, *links)]  # noqa: PTH118
+    unentered = {str(error.filename) for error in closed}
+    if any(Path(path) == source for path in unentered):
         raise InputError(f"{source}: cannot be read ({closed[0].strerror}); check its permissions")
-    if not any(_may_be_report(path) for path in paths):
+    paths = [path for path in (*paths, *unentered) if os.path.abspath(path) not in images]  # noqa: PTH100
+    paths.sort(key=lambda path: path.split(os.sep))  # noqa: PTH206
+    if not any(path.lower().endswith(".txt") or is_report_file(path) for path in paths):
         raise InputError(f"{source}: holds no report; name the folder, file or table that holds them")
-    unentered = {Path(error.filename) for error in closed}
     return _from_folder(source, paths, unentered, _folder(among) if among else None)
 
 
-def _may_be_report(path: Path) -> bool:
-    return path.name.lower().endswith(".txt") or is_report_file(path)
-
-
 def _from_folder(
-    source: Path, paths: list[Path], unentered: Collection[Path], shared: str | None
+    source: Path, paths: list[str], unentered: Collection[str], shared: str | None
 ) -> Iterator[ReportRecord | RejectedReport]:
     for path in paths:
         if shared and _place(path).startswith(shared) and not is_report_file(path):
             continue
-        origin = path_text(path.relative_to(source))
+        origin = path_text(Path(path).relative_to(source))
         if path in unentered:
             yield RejectedReport(origin, "unreadable", "the folder cannot be entered")
         else:
-            yield from _read_file(path, origin)
+            yield from _read_file(Path(path), origin)
 
 
 def _read_single(source: Path) -> Iterator[ReportRecord | RejectedReport]:
@@ -218,7 +214,8 @@ def _fhir(file: BinaryIO, origin: str) -> Iterator[ReportRecord | RejectedReport
     while rest and not rest.strip():
         rest = file.readline(LARGEST_OBJECT + 1)
     file.seek(0)
-    if not rest or not (first.startswith(b"{") and first.endswith(b"}")):
+    # Of a document in lines of its own, the second line is no object.
+    if not (first.removeprefix(b"\xef\xbb\xbf").startswith(b"{") and rest.lstrip().startswith(b"{")):
         yield from read_fhir(_whole(file, LARGEST_OBJECT), origin)
         return
     lines = iter(lambda: file.readline(LARGEST_OBJECT + 1), b"")

@@ -7,6 +7,7 @@ report. The lists of such words are under `prose` in `rules/headings.yaml`.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from preprocessing.heading_search import BODY, FULL_LINE, PREAMBLE, SIGNATURE, Heading
@@ -17,6 +18,13 @@ _MARK = re.compile(r"\s*(?:[-–—]{1,2}>?\s|[–—]|[=;:>]\s)\s*|\s+")
 _WORD = re.compile(r"[\w'’-]+")
 _ENDED = re.compile(r"(?:[.!?;:|]|\A)\s*\Z|\s{2}\Z")
 _OPENS_TEXT = re.compile(r"[A-Z0-9(\[_*#\"“]|-{2}")
+_NAMED_LINE = re.compile(
+    r"[\r\n][ \t]*((?:Dr\.? )?(?:[A-Z][\w.'-]*,? +){1,3}[A-Z][\w'-]+, *"
+    r"(?:M\.?D|D\.?O|M\.?B\.?B\.?S|FRCR|FRCPC|FACR|Ph\.?D|(?:Consultant )?Radiologist)\b[^\r\n]{0,40})\s*\Z"
+)
+_FINDINGS = frozenset({"findings", "findings_and_impression"})
+_ABOVE_FINDINGS = frozenset({PREAMBLE, "examination", "history", "indication", "technique", "comparison"})
+_LONGEST_SIGNATURE = 160  # characters
 _ORDER = {
     "examination": 0, "history": 1, "indication": 1, "technique": 2, "comparison": 3, "findings": 4,
     "findings_and_impression": 5, "impression": 6,
@@ -50,6 +58,8 @@ def run_on_headings(text: str, lower: str, marked: Sequence[Heading], vocabulary
         stand_out = [place.heading for place in places if place.stands_out]
         return sorted([*marked, *stand_out], key=lambda heading: heading.start)
     certain = [place.heading for place in places if place.is_certain]
+    if not marked and [heading.name for heading in certain] == ["comparison"]:
+        certain = []  # "COMPARISON 2010. There is no effusion.": the report says more than its first word
     chosen = _in_order(marked, places)
     names = {heading.name for heading in chosen}
     if len(names & _ORDER.keys()) >= 2 and names & BODY:
@@ -65,16 +75,42 @@ def signature_headings(text: str, lower: str, vocabulary: HeadingVocabulary) -> 
     else:
         return []
     found = []
+    has_capitals = not text.islower()
     for start, end in vocabulary.openers.places(lower):
         before = text[max(0, start - _AROUND) : start]
         on_line = not before.strip(" ") or before.rstrip(" ")[-1] in "\r\n"
-        stands_out = text[start].isupper() or (on_line and _ended_line(before)) or text.islower()
+        stands_out = text[start].isupper() or (on_line and _ended_line(before)) or not has_capitals
         if stands_out and (on_line or _ENDED.search(before)):
             label = text[start:end]
             name = vocabulary.opener_names[" ".join(_WORD.findall(label.lower().replace("-", " ")))]
             skipped = _MARK.match(text, end)
             found.append(Heading(name, label, start, skipped.end() if skipped else end))
     return found
+
+
+def signature_line(text: str) -> Heading | None:
+    """A name with its degree alone on the last line: "John Smith, MD"."""
+    match = _NAMED_LINE.search(text, max(0, len(text) - _LONGEST_SIGNATURE))
+    return Heading(SIGNATURE, "", match.start(1), match.start(1)) if match else None
+
+
+def structured_findings(lower: str, headings: Sequence[Heading], vocabulary: HeadingVocabulary) -> Heading | None:
+    """Where findings begin that have no heading but lines of organs: "Lungs: Clear." and below it "Heart: Normal."
+
+    Args:
+        lower: the report in lower case.
+        headings: of the report, in order.
+        vocabulary: of headings.
+    """
+    if vocabulary.organ_label is None or any(heading.name in _FINDINGS for heading in headings):
+        return None
+    ends = [*(heading.start for heading in headings), len(lower)]
+    for name, begin, end in zip([PREAMBLE, *(heading.name for heading in headings)], [0, *ends], ends, strict=False):
+        if name in _ABOVE_FINDINGS:
+            labels = [label.start() for label in islice(vocabulary.organ_label.finditer(lower, begin, end), 2)]
+            if len(labels) == 2 and (labels[0] == 0 or lower[labels[0] - 1] in "\r\n"):
+                return Heading("findings", "", labels[0], labels[0])
+    return None
 
 
 def _ended_line(before: str) -> bool:
@@ -95,22 +131,30 @@ def _opens_line(text: str, start: int) -> bool:
 
 def _places(text: str, lower: str, marked: Sequence[Heading], vocabulary: HeadingVocabulary) -> Iterator[_Place]:
     heads = iter([*marked, Heading("", "", len(text) + 1, len(text) + 1)])
-    head, taken = next(heads), 0
+    head, taken, has_capitals = next(heads), 0, not text.islower()
+    before = head
     for start, end in vocabulary.unmarked.places(lower):
         if start < taken:
             continue
         while head.text_start <= start:
-            head = next(heads)
+            before, head = head, next(heads)
         if end <= head.start or start >= head.text_start:
-            place = _place(text, start, end, vocabulary)
-            if place is not None:
+            place = _place(text, start, end, has_capitals, vocabulary)
+            if place is not None and (place.is_certain or not _opens_body(text, before, start)):
                 taken = end
                 yield place
 
 
-def _place(text: str, start: int, end: int, vocabulary: HeadingVocabulary) -> _Place | None:
+def _opens_body(text: str, heading: Heading, start: int) -> bool:
+    """Whether the words at `start` are the first below a heading of findings or impression, as in a sentence."""
+    return (
+        heading.name in BODY and start - heading.text_start < _AROUND and not text[heading.text_start : start].strip()
+    )
+
+
+def _place(text: str, start: int, end: int, has_capitals: bool, vocabulary: HeadingVocabulary) -> _Place | None:
     label = text[start:end]
-    name = vocabulary.name_of(label)
+    name = vocabulary.recognised_alone(label)
     mark = _MARK.match(text, end, end + _AROUND)
     if name is None or mark is None or mark.end() == len(text):
         return None
@@ -144,7 +188,7 @@ def _place(text: str, start: int, end: int, vocabulary: HeadingVocabulary) -> _P
             return None
         is_certain = (opens and is_marked) or (opens_report and capital and says_what)
         return _Place(heading, opens and is_marked, is_certain, opens)
-    if label.isupper() or text.islower() or not _has_upper(before + after):
+    if label.isupper() or not has_capitals or not _has_upper(before + after):
         return _Place(heading, False, opens_report and says_what, opens)
     return None
 

@@ -4,17 +4,18 @@
 that a named policy sends to pretraining; `sentences.split_sentences` cuts those further. The headings, with their
 canonical names, are in `rules/headings.yaml`, which a hospital may extend.
 
-Everything here takes time linear in the length of the text: lines are visited once, and a label is never longer than
-`LONGEST_LABEL` characters.
+`heading_search` finds the headings that a line or a colon sets apart, `run_on_headings` those of reports that come on
+one line. Everything takes time linear in the length of the text.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from preprocessing.heading_search import PREAMBLE, SUBSTANCE, Heading, marked_headings
+from preprocessing.heading_search import OUTSIDE, PREAMBLE, SUBSTANCE, Heading, marked_headings
 from preprocessing.headings import HeadingVocabulary, default_vocabulary
-from preprocessing.run_on_headings import run_on_headings, signature_headings
+from preprocessing.run_on_headings import run_on_headings, signature_headings, signature_line, structured_findings
 
 UNHEADED = "unheaded"
 
@@ -34,7 +35,7 @@ POLICIES: dict[str, tuple[frozenset[str], ...]] = {
 _PLAIN = {
     **dict.fromkeys(map(ord, "\u00a0\u2007\u202f\ufeff\u200b"), " "), ord("："): ":", ord("﹕"): ":", ord("’"): "'"
 }  # fmt: skip
-_INNER_BREAK = re.compile(r"(?<=\S)[ ]*\t|\|")
+_INNER_BREAK = re.compile(r"(?<=\S)[ ]*\t(?![ \t]*:)|\|")
 _MARGIN = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "|\ufeff"
 _BARS = frozenset("|\ufeff")
 
@@ -75,7 +76,8 @@ def split_sections(text: str, vocabulary: HeadingVocabulary | None = None) -> li
     else:
         starts[0] = 0
     for heading, start, end in zip(headings, starts, [*starts[1:], len(text)], strict=True):
-        sections.append(Section(heading.name, heading.label, start, end, min(heading.text_start, end)))
+        if start < end:  # a section that goes on behind a page break may end at once
+            sections.append(Section(heading.name, heading.label, start, end, min(heading.text_start, end)))
     return sections
 
 
@@ -92,9 +94,22 @@ def report_text(
     """
     if sections is None:
         sections = split_sections(text)
-    for names in POLICIES[policy]:
-        spans = [_trimmed(text, section.text_start, section.end) for section in sections if section.name in names]
-        spans = [(start, end) for start, end in spans if SUBSTANCE.search(text, start, end)]
+    return [(start, end) for _, start, end in section_spans(text, sections, POLICIES[policy])]
+
+
+def section_spans(
+    text: str, sections: Sequence[Section], groups: Sequence[frozenset[str]]
+) -> list[tuple[Section, int, int]]:
+    """Sections of the first group of names that has text, each with the span of its words, in the report's order.
+
+    Args:
+        text: the report.
+        sections: what `split_sections` made of it.
+        groups: of canonical names, in order of preference; as in `POLICIES`.
+    """
+    for names in groups:
+        spans = [(section, *text_span(text, section)) for section in sections if section.name in names]
+        spans = [span for span in spans if SUBSTANCE.search(text, span[1], span[2])]
         if spans:
             return spans
     return []
@@ -102,16 +117,17 @@ def report_text(
 
 def section_text(text: str, section: Section) -> str:
     """The words of one section, behind its heading, without white space at both ends."""
-    start, end = _trimmed(text, section.text_start, section.end)
+    start, end = text_span(text, section)
     return text[start:end]
 
 
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    body = text[start:end]
+def text_span(text: str, section: Section) -> tuple[int, int]:
+    """Where the words of one section begin and end, behind its heading and without white space at both ends."""
+    body = text[section.text_start : section.end]
     words = body.strip()
     if words and (words[0] in _BARS or words[-1] in _BARS):
         words = words.strip(_MARGIN)
-    start = start + body.find(words) if words else start
+    start = section.text_start + (body.find(words) if words else 0)
     return start, start + len(words)
 
 
@@ -141,9 +157,27 @@ def _headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
         found = run_on_headings(plain, lower, found, vocabulary)
     signatures = signature_headings(plain, lower, vocabulary)
     if signatures:
-        starts = {heading.start for heading in found}
-        found = sorted([*found, *(s for s in signatures if s.start not in starts)], key=lambda h: h.start)
-    return found
+        starts = [heading.start for heading in found]
+        outside = [
+            signature
+            for signature in signatures
+            if (before := bisect_right(starts, signature.start)) == 0 or signature.start >= found[before - 1].text_start
+        ]
+        found = sorted([*found, *outside], key=lambda heading: heading.start)
+    organs = structured_findings(lower, found, vocabulary) if found else None
+    if organs is not None:
+        found = sorted([*found, organs], key=lambda heading: heading.start)
+    if found and found[-1].name not in OUTSIDE:
+        named = signature_line(plain)
+        if named is not None and named.start >= found[-1].text_start:
+            found.append(named)
+    return found if plain is text else [_as_written(text, plain, heading) for heading in found]
+
+
+def _as_written(text: str, plain: str, heading: Heading) -> Heading:
+    """The heading with the hard blanks and curly apostrophes of the report."""
+    place = plain.find(heading.label, heading.start, heading.text_start)
+    return heading._replace(label=text[place : place + len(heading.label)]) if place >= 0 else heading
 
 
 def _as_breaks(match: re.Match[str]) -> str:

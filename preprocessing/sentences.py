@@ -60,6 +60,7 @@ _BREAK = re.compile(r"(?:\r\n?|\n)(?:[ \t\u00a0]*(?:\r\n?|\n))*")
 _BEFORE_ITEM = re.compile(r"\s+[^\W\d_]")
 _RUN_TOGETHER = re.compile(r"[A-Z][A-Za-z ]")
 _ENUMERATOR = re.compile(r"\s*(?:\(?(\d{1,2})(?:[.)](?!\d)|\s-)\s*(?=[^\W\d_])|[-*•·‣>]+\s+)?")
+_ASKS_FOR_MORE = frozenset(",;:(/")  # no sentence ends at a question mark behind these
 _ENUMERATING = frozenset("0123456789(-*•·‣>")
 _SECOND_ITEM = re.compile(r"(?<=\s)\(?2[.)]\s")
 _NEXT = re.compile(r"\s*(\S+)")
@@ -186,6 +187,8 @@ class _Reader:
         is_run_together = end < len(text) and not text[end].isspace()
         if is_run_together and not _RUN_TOGETHER.match(text, end):
             return False
+        if text[stop] == "?" and self._is_query(begin, stop, end):
+            return False
         if text[stop] != ".":
             return text[stop] != "…" or not self._goes_on(end)
         if end - stop > 1:
@@ -199,6 +202,14 @@ class _Reader:
             return self._abbreviation_ends_sentence(word, end)
         # "clear.No effusion" and "CLEAR.NO EFFUSION" are two sentences, "U.S.A." is not.
         return not is_run_together or not text[end : end + 2].isupper() or (len(written) > 2 and written.isupper())
+
+    def _is_query(self, begin: int, at: int, end: int) -> bool:
+        """Whether a question mark doubts what follows, as British readers write it: "? left lower lobe pneumonia"."""
+        before = self._text[max(begin, at - _LONGEST) : at]
+        words = before.rstrip()
+        if not words or words[-1] in _ASKS_FOR_MORE:
+            return True
+        return words != before and self._word_after(end)[:1].islower()
 
     def _abbreviation_ends_sentence(self, word: str, end: int) -> bool:
         after = self._word_after(end)
@@ -248,7 +259,7 @@ class _Reader:
             return False
         if word[0] in _ENUMERATING and _list_number(text, end)[0] > end:
             return True
-        if not word[0].isupper():
+        if not word[0].isupper() and word[0] != "?":
             return False
         if word[-1] == ":" or (self._has_case and self._width < _NARROW):
             return True

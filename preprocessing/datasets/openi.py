@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
+from defusedxml.ElementTree import fromstring
 
 from preprocessing import openi_reports
 from preprocessing.datasets.collection import (

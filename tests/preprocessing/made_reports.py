@@ -53,6 +53,7 @@ class Layout:
         whole: what happens to the text, without changing any word.
         top: what stands above.
         bottom: what stands below.
+        decorated: a heading with the marks around it.
     """
 
     case: Callable[[str], str] = str.upper
@@ -278,6 +279,14 @@ STYLES: dict[str, Style] = {
     "underlined": underlined,
     "Markdown bold": hospital(decorated="**{}:**", mark=" ", case=title_all, between="\n\n"),
     "Markdown bold headings alone": hospital(decorated="**{}**", mark="\n\n", between="\n\n"),
+    "HTML bold": hospital(decorated="<b>{}:</b>", mark=" ", case=title_all),
+    "square brackets": hospital(decorated="[{}]", mark=" "),
+    "stars on both sides": hospital(decorated="*** {} ***", mark="\n"),
+    "full stop for the colon": hospital(mark=". "),
+    "arrow for the colon": hospital(mark=" >> ", case=title_all),
+    "colon and dash": hospital(mark=":- "),
+    "numbered headings": hospital(decorated="1. {}:", mark=" "),
+    "bulleted headings": hospital(decorated="• {}:", mark=" ", case=title_all),
     "Markdown headings": hospital(decorated="## {}", mark="\n\n", case=title_all, between="\n\n"),
     "CRLF and byte order mark": hospital(between="\n\n", whole=crlf_with_mark),
     "hard blanks": hospital(whole=hard_blanks),

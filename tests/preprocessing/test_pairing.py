@@ -193,6 +193,11 @@ def test_a_table_names_a_report_by_path_name_stem_message_or_key(tmp_path: Path,
     assert fate(record(["K9"], origin="deep/x.hl7 message 2 order 1"), pairs=pairs) == {}
 
 
+def test_a_pairing_table_may_be_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_bytes("report,study\nThorax für Müller,1.1\n".encode("cp1252"))
+    assert fate(record(["1"], origin="Thorax für Müller.txt"), pairs=read_pairs(tmp_path / "p.csv")) == {}
+
+
 def test_the_table_counts_before_the_report_s_own_keys(tmp_path: Path) -> None:
     pairs = read_pairs(table(tmp_path / "p.csv", "report,study\na.txt,1.2\n"))
     outcome = paired(record(["1.1"]), record(["1.1"], EDEMA, "other.txt"), pairs=pairs)

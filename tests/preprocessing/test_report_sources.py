@@ -201,6 +201,15 @@ def test_a_folder_may_hold_any_mix_of_formats_whatever_their_names(tmp_path: Pat
         assert alone.items() <= outcomes(read_reports(tmp_path)).items()
 
 
+def test_a_bad_first_line_loses_no_other(tmp_path: Path) -> None:
+    lines = ['\ufeff{"resourceType": "DiagnosticReport", "sta', json.dumps(FHIR)]
+    (tmp_path / "r.ndjson").write_text("\n".join(lines), encoding="utf-8")
+    assert outcomes(read_reports(tmp_path)) == {
+        "r.ndjson line 1": "malformed_json",
+        "r.ndjson line 2": "Impression:\nClear.",
+    }
+
+
 def test_one_bad_message_loses_no_other(tmp_path: Path) -> None:
     bad = HL7.format("x").replace("ORU", "ADT")
     (tmp_path / "feed.hl7").write_text("FHS|^~\\&|\r" + HL7.format("One.") + bad + "MSH|^^^|\r" + HL7.format("Two."))
@@ -243,8 +252,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "twice.json": (b'{"resourceType": "DiagnosticReport", "id": "1", "id": "2"}', "malformed_json"),
     "deep.json": (b'{"resourceType": ' + b"[" * 2_000_000, "malformed_json"),
     "other.json": (f'{{"name": "{SECRET}"}}'.encode(), "other_json"),
-    "lol.xml": (f'<?xml version="1.0"?>{ENTITIES}<eCitation>&b;</eCitation>'.encode(), "xml_dtd"),
-    "file.xml": (b'<!DOCTYPE e [<!ENTITY x SYSTEM "file:///etc/passwd">]><eCitation>&x;</eCitation>', "xml_dtd"),
+    "lol.xml": (f'<?xml version="1.0"?>{ENTITIES}<eCitation>&b;</eCitation>'.encode(), "xml_entities"),
+    "file.xml": (b'<!DOCTYPE e [<!ENTITY x SYSTEM "file:///etc/passwd">]><eCitation>&x;</eCitation>', "xml_entities"),
     "torn.xml": (f"<eCitation>{SECRET}".encode(), "malformed_xml"),
     "deep.xml": (b"<eCitation>" + b"<a>" * 1_000_000, "malformed_xml"),
     "other.xml": (f"<note>{SECRET}</note>".encode(), "other_xml"),

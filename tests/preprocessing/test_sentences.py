@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,16 @@ PIECES = st.sampled_from(
         "XXXX",
         "?",
         "No.",
+        "...",
+        "…",
+        "C. ",
+        "(1) ",
+        "3.",
+        " 2. ",
+        "cm.",
+        ".)",
+        "\u00a0",
+        "\v",
     ]
 )
 
@@ -47,7 +58,9 @@ def test_spans_reproduce_sentences(text: str, start: int) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["Clear lungs.", "No effusion!", "Heart is 2.5 cm.", "1. ", "- ", "\n", " "])).map("".join)
+    st.lists(
+        st.sampled_from(["Clear lungs.", "No effusion!", "Heart is 2.5 cm.", "1. ", "2) ", "(3) ", "- ", "\n", " "])
+    ).map("".join)
 )
 def test_no_word_is_lost(text: str) -> None:
     kept = "".join(texts(text))
@@ -87,6 +100,19 @@ def test_sentences_as_radiologists_write_them(text: str, expected: list[str]) ->
     assert texts(text) == expected
 
 
+GOLDEN = yaml.safe_load((Path(__file__).parent / "golden_sentence_splits.yaml").read_text(encoding="utf-8"))
+PASSAGES = [(kind, passage["text"], passage["sentences"]) for kind, passages in GOLDEN.items() for passage in passages]
+
+
+def test_the_golden_set_has_passages_enough() -> None:
+    assert len(PASSAGES) >= 80
+
+
+@pytest.mark.parametrize(("kind", "text", "expected"), PASSAGES)
+def test_passages_that_general_splitters_break(kind: str, text: str, expected: list[str]) -> None:
+    assert texts(text) == expected, kind
+
+
 @pytest.mark.parametrize(("sentence", "count"), [("XXXX ___.", 0), ("Normal.", 1), ("XXXX is 2.5 cm", 2), ("4", 0)])
 def test_redactions_and_numbers_are_not_words(sentence: str, count: int) -> None:
     assert words_in(sentence) == count
@@ -101,7 +127,28 @@ def test_clinical_notes_give_sentences_of_a_readable_length(shared_data: Path) -
     assert max(lengths) < 90
 
 
-@pytest.mark.parametrize("unit", [". ", "\n", "\n\f", " ", "1. A ", "dr. ", "a\n", ".", "A. B. ", "- "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        ". ",
+        "\n",
+        "\n\f",
+        " ",
+        "1. A ",
+        "dr. ",
+        "a\n",
+        ".",
+        "A. B. ",
+        "- ",
+        "x",
+        "7",
+        "2. ",
+        "(2)",
+        "1. x 2. y ",
+        "\r",
+        "…a",
+    ],
+)
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit)) + "x"

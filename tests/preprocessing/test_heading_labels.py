@@ -1,0 +1,140 @@
+"""What is a heading and what is text with a colon: organs, views, prose."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import preprocessing.headings as headings_module
+from preprocessing.headings import default_vocabulary
+from preprocessing.sections import POLICIES, report_text, section_spans, section_text, split_sections, text_span
+
+ORGANS = [
+    "Lungs", "Lung", "Lungs and pleura", "Lungs/Pleura", "Airways", "Pleura", "Pleural spaces", "Heart",
+    "Heart and mediastinum", "Cardiac silhouette", "Cardiomediastinal silhouette", "Mediastinum", "Hila", "Aorta",
+    "Bones", "Bony thorax", "Osseous structures", "Spine", "Ribs", "Chest wall", "Soft tissues", "Diaphragm", "Upper abdomen",
+    "Lines", "Lines and tubes", "Tubes", "Support devices", "Pulmonary vasculature", "Pneumothorax", "Right lung",
+    "Left lung", "Both lungs", "The lungs", "Thorax", "Lung volumes", "Lung parenchyma", "Catheters", "ETT", "Hardware",
+]  # fmt: skip
+STRUCTURED = ["Lungs: Clear.", "Pleura: No effusion.", "Heart: Normal size.", "Bones: Intact.", "Lines: None."]
+
+
+def parsed(text: str) -> list[tuple[str, str]]:
+    return [(section.name, section_text(text, section)) for section in split_sections(text)]
+
+
+@pytest.mark.parametrize("organ", ORGANS)
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_an_organ_is_no_heading(organ: str, case: Callable[[str], str]) -> None:
+    assert default_vocabulary().recognised(case(organ)) is None
+    assert default_vocabulary().recognised_alone(case(organ)) is None
+
+
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+@pytest.mark.parametrize("between", [" ", "\n", "\r\n", "\n\n"])
+def test_structured_findings_keep_their_organs(case: Callable[[str], str], between: str) -> None:
+    body = case(between.join(STRUCTURED))
+    assert parsed(body) == [("unheaded", body)]
+    for mark in (" ", between):
+        text = f"{case('Findings')}:{mark}{body}\n{case('Impression')}: {case('Normal.')}"
+        assert parsed(text) == [("findings", body), ("impression", case("Normal."))]
+
+
+def test_organs_alone_on_their_lines_stay_in_the_findings() -> None:
+    body = "LUNGS:\nClear.\nHEART:\nNormal."
+    assert parsed(f"FINDINGS:\n{body}\nIMPRESSION: Normal.") == [("findings", body), ("impression", "Normal.")]
+
+
+@pytest.mark.parametrize(
+    "above", ["", "EXAM: CHEST\n", "TECHNIQUE: PA view.\n\n", "HISTORY: Cough.\nCOMPARISON: None.\n"]
+)
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_lines_of_organs_begin_the_findings_where_no_heading_does(above: str, case: Callable[[str], str]) -> None:
+    body = case("Lungs/Pleura: Clear.\nThe heart: Normal size. Bones: Intact.")
+    text = f"{case(above)}{body}\nIMPRESSION: Normal."
+    assert parsed(text)[-2:] == [("findings", body), ("impression", "Normal.")]
+    assert [name for name, _ in parsed(text)].count("findings") == 1
+
+
+def test_one_line_with_an_organ_in_the_history_begins_no_findings() -> None:
+    text = "HISTORY: Cough.\nHeart: bypass in 2010.\nIMPRESSION: Normal."
+    assert [name for name, _ in parsed(text)] == ["history", "impression"]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "CHEST", "CHEST, 2 VIEWS", "PA AND LATERAL CHEST", "Chest x-ray", "AP PORTABLE", "Portable AP chest radiograph",
+        "FRONTAL VIEW OF THE LUNGS", "2 VIEWS OF THE THORAX",
+    ],
+)  # fmt: skip
+def test_views_and_examinations_are_headings(heading: str) -> None:
+    assert parsed(f"{heading}: Clear.") == [("findings", "Clear.")]
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Not seen on this study: effusion, pneumothorax.",
+        "Not seen on this examination: effusion.",
+        "Seen on the prior exam: effusion.",
+        "Not seen on the current study: mass, edema.",
+        "New since the comparison study: effusion.",
+        "The following are absent from this report: priors.",
+    ],
+)
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_a_sentence_that_goes_on_behind_a_colon_is_no_heading(prose: str, case: Callable[[str], str]) -> None:
+    assert parsed(case(prose)) == [("unheaded", case(prose))]
+    text = f"FINDINGS: Clear. {case(prose)}\nIMPRESSION: Normal."
+    assert parsed(text) == [("findings", f"Clear. {case(prose)}"), ("impression", "Normal.")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Comparison XXXX. There is no effusion.", "COMPARISON XXXX. There is no effusion.",
+     "comparison xxxx. there is no effusion."],
+)  # fmt: skip
+def test_a_report_that_begins_with_a_comparison_keeps_its_text(text: str) -> None:
+    assert parsed(text) == [("unheaded", text)]
+
+
+@pytest.mark.parametrize("gap", [" ", "\n", "\n\n", "\r\n"])
+@pytest.mark.parametrize("above", ["", "FINDINGS: Clear.\n", "EXAM: Chest\n"])
+def test_an_impression_that_begins_with_a_comparison_keeps_its_text(gap: str, above: str) -> None:
+    text = f"{above}IMPRESSION:{gap}Comparison XXXX, XXXX Hyperexpansion as before."
+    assert parsed(text)[-1] == ("impression", "Comparison XXXX, XXXX Hyperexpansion as before.")
+
+
+def test_section_spans_are_those_of_the_first_group_with_text() -> None:
+    text = "INDICATION: x.\nFINDINGS:  F. \nIMPRESSION: ___\nFINDINGS: G.\n"
+    sections = split_sections(text)
+    groups = POLICIES["impression-else-findings-else-body"]
+    assert [(s.name, text[start:end]) for s, start, end in section_spans(text, sections, groups)] == [
+        ("findings", "F."),
+        ("findings", "G."),
+    ]
+    assert section_spans(text, sections, [frozenset({"comment"})]) == []
+    assert report_text(text) == [text_span(text, sections[1]), text_span(text, sections[3])]
+
+
+def test_no_organ_of_structured_findings_is_a_heading_elsewhere() -> None:
+    rules = yaml.safe_load((Path(headings_module.__file__).parent / "rules" / "headings.yaml").read_text("utf-8"))
+    variants = {variant for names in rules["headings"].values() for variant in names}
+    assert variants.isdisjoint(rules["structured_findings"])
+
+
+@pytest.mark.parametrize(
+    "unit", ["lungs ", "lungs and ", "\nlungs", ". heart", "heart/", "\n\theart  ", "EXAM: a\nlungs "]
+)
+def test_time_is_linear_in_text_full_of_organs(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = "EXAM: a\n" + unit * (length // len(unit)) + "x"
+        begin = time.perf_counter()
+        split_sections(text)
+        return time.perf_counter() - begin
+
+    seconds(10_000)
+    assert seconds(200_000) < 30 * seconds(20_000) + 0.5
