@@ -12,10 +12,10 @@ from rich.text import Text
 from preprocessing.assertions import SEVERITY
 from preprocessing.errors import InputError
 from preprocessing.headings import default_vocabulary, read_vocabulary
-from preprocessing.labels import Evidence, ReportLabels, label_names, labels_of, read_sections
+from preprocessing.labels import Evidence, ReportLabels, label_names, labels_of
 from preprocessing.lexicon import RulePack, rule_pack
 from preprocessing.report_sources import RejectedReport, read_reports
-from preprocessing.sections import Section, split_sections
+from preprocessing.sections import Section, section_spans, split_sections
 from preprocessing.sentences import Sentence, split_sentences
 
 MARKS = {1: ("+", "bold red"), 0: ("-", "green"), -1: ("?", "bold yellow")}
@@ -69,7 +69,7 @@ def label_file(path: Path, rules: Path | None = None, headings: Path | None = No
         sections = split_sections(report.text, vocabulary)
         parts = [
             (section.name, split_sentences(report.text[start:end], start))
-            for section, start, end in read_sections(report.text, sections, pack)
+            for section, start, end in section_spans(report.text, sections, pack.groups)
         ]
         sentences = [sentence for _, part in parts for sentence in part]
         origin = report.origin if len(found) > 1 else ""

@@ -106,7 +106,8 @@ def _take_line(
             return False
     for heading in _headings_of_line(line, words, colon, start, before, vocabulary):
         if heading.name != ADMINISTRATIVE:
-            found.append(heading)
+            earliest = found[-1].text_start if found else 0
+            found.append(heading._replace(start=max(heading.start, earliest)))
         else:
             is_administrative = True
             placed = _administrative(text, heading, found)
@@ -349,7 +350,8 @@ def _belongs_to_sentence(before: str, label: str, name: str, vocabulary: Heading
         return True
     is_described = vocabulary.is_described(name, last)
     if len(words) > 1 and words[-2].lower() in vocabulary.words_before:  # "NEW SINCE THE PRIOR STUDY: EFFUSION"
-        return is_described or vocabulary.name_of(f"{last} {label}") is not None
+        is_longer = not vocabulary.is_view_word(last) and vocabulary.name_of(f"{last} {label}") is not None
+        return is_described or is_longer
     return label.islower() and is_described
 
 

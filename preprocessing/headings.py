@@ -162,7 +162,8 @@ class HeadingVocabulary:
     def _name_of_qualified(self, words: str) -> str | None:
         *before, last = words.split()
         name = self._names.get(last)
-        is_qualified = bool(before) and all(word in self._qualifiers or word in self._view_words for word in before)
+        qualifiers = self._qualifiers | self._view_words
+        is_qualified = bool(before) and before[0] not in self.words_before and qualifiers.issuperset(before)
         return name if is_qualified and name in _QUALIFIED else None
 
     def _name_by_beginning(self, words: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from preprocessing.assertions import SEVERITY, Assertion, assertions
 from preprocessing.lexicon import RulePack, rule_pack
-from preprocessing.sections import Section, split_sections
+from preprocessing.sections import Section, section_spans, split_sections
 from preprocessing.sentences import Sentence, split_sentences
 
 NO_FINDING = "No Finding"
@@ -69,18 +69,8 @@ def label_report(text: str, sections: Sequence[Section] | None = None, pack: Rul
         pack: the rules; those that come with the package where `None`.
     """
     pack = pack or rule_pack()
-    read = read_sections(text, split_sections(text) if sections is None else sections, pack)
+    read = section_spans(text, split_sections(text) if sections is None else sections, pack.groups)
     return labels_of(text, ((section.name, split_sentences(text[a:b], a)) for section, a, b in read), pack)
-
-
-def read_sections(text: str, sections: Iterable[Section], pack: RulePack) -> list[tuple[Section, int, int]]:
-    """The sections that labels are read from, each with where its text begins and ends."""
-    sections = list(sections)
-    for names in (pack.sections, pack.otherwise):
-        found = [(s, s.text_start, s.end) for s in sections if s.name in names and text[s.text_start : s.end].strip()]
-        if found:
-            return found
-    return []
 
 
 def labels_of(text: str, parts: Iterable[tuple[str, Sequence[Sentence]]], pack: RulePack) -> ReportLabels:

@@ -99,8 +99,7 @@ class RulePack:
 
     Args:
         version: of the built-in rules, with "+ " and the version of a hospital's own where there is one.
-        sections: names of the sections that are read.
-        otherwise: names of those that are read where a report has none of `sections`.
+        groups: names of the sections that are read; those of the second where a report has none of the first.
         observations: names in the order of the file.
         pathologies: those that rule out No Finding.
         implied: observation to what it says of others.
@@ -110,8 +109,7 @@ class RulePack:
     """
 
     version: str
-    sections: frozenset[str]
-    otherwise: frozenset[str]
+    groups: tuple[frozenset[str], ...]
     observations: tuple[str, ...]
     pathologies: frozenset[str]
     implied: Mapping[str, tuple[str, ...]]
@@ -128,15 +126,15 @@ def rule_pack(path: Path | None = None) -> RulePack:
         InputError: when the file cannot be read or has something that is not known; the message names it.
     """
     packs = [_read(RULES)] + ([_read(path)] if path else [])
-    built_in = packs[0]
     names = tuple(dict.fromkeys(name for pack in packs for name in pack.get("observations", {})))
     phrases = {mark: Meaning(roles=ROLE[role]) for mark, role in PARENTHESES.items()}
     for pack, place in zip(packs, (RULES, path), strict=False):
         phrases |= _phrases(pack, names, str(place))
     return RulePack(
         version=" + ".join(pack["version"] for pack in packs),
-        sections=frozenset(name for pack in packs for name in pack.get("sections", ())),
-        otherwise=frozenset(built_in["otherwise"]),
+        groups=tuple(
+            frozenset(name for pack in packs for name in pack.get(group, ())) for group in ("sections", "otherwise")
+        ),
         observations=names,
         pathologies=frozenset(names) - {name for pack in packs for name in pack.get("not_pathology", ())},
         implied={name: tuple(other) for pack in packs for name, other in pack.get("implies", {}).items()},

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preprocessing.headings import HeadingVocabulary, default_vocabulary
-from preprocessing.labels import Evidence, label_names, labels_of, read_sections
+from preprocessing.labels import Evidence, label_names, labels_of
 from preprocessing.lexicon import RulePack, rule_pack
-from preprocessing.sections import report_text, split_sections
+from preprocessing.sections import report_text, section_spans, split_sections
 from preprocessing.sentences import Sentence, split_sentences, words_in
 from preprocessing.text_identifiers import Identifier, find_identifiers, redacted_span
 from preprocessing.unmapped_headings import unmapped_headings
@@ -81,7 +81,8 @@ def read_report(text: str, flags: Sequence[str], rules: ReportRules) -> ReadRepo
             cut[start] = split_sentences(text[start:end], start)
         return cut[start]
 
-    labelled = [(section.name, sentences_of(*span)) for section, *span in read_sections(text, sections, rules.pack)]
+    read = section_spans(text, sections, rules.pack.groups)
+    labelled = [(section.name, sentences_of(start, end)) for section, start, end in read]
     labels = labels_of(text, labelled, rules.pack)
     spans = report_text(text, rules.policy, sections)
     taken = [sentence for span in spans for sentence in sentences_of(*span)]

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from preprocessing.assertions import remembered_assertions
-from preprocessing.labels import label_report, labels_of, read_sections
+from preprocessing.labels import label_report, labels_of
 from preprocessing.lexicon import rule_pack
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 from preprocessing.report_reading import ReportRules, read_report
-from preprocessing.sections import split_sections
+from preprocessing.sections import section_spans, split_sections
 from preprocessing.sentences import split_sentences
 from preprocessing.text_identifiers import find_identifiers
 
@@ -62,7 +62,7 @@ def own_rates(texts: Sequence[str]) -> dict[str, float]:
     pack, rules = rule_pack(), ReportRules()
     parts = []
     for text in texts:
-        read = read_sections(text, split_sections(text), pack)
+        read = section_spans(text, split_sections(text), pack.groups)
         parts.append([(section.name, split_sentences(text[start:end], start)) for section, start, end in read])
     steps: dict[str, Callable[[], object]] = {
         "sections": lambda: [split_sections(text) for text in texts],
@@ -76,7 +76,7 @@ def own_rates(texts: Sequence[str]) -> dict[str, float]:
         "identifiers": lambda: [find_identifiers(text) for text in texts],
         "all that ingest does with a report": lambda: [read_report(text, (), rules) for text in texts],
     }
-    spans = [[(a, b) for _, a, b in read_sections(text, split_sections(text), pack)] for text in texts]
+    spans = [[(a, b) for _, a, b in section_spans(text, split_sections(text), pack.groups)] for text in texts]
     return {name: len(texts) / best(step) for name, step in steps.items()}
 
 
@@ -84,7 +84,7 @@ def other_rates(texts: Sequence[str], python: Path) -> dict[str, float]:
     """The same of other tools on the words that labels are read from, and ours on the same reports in the same run."""
     pack = rule_pack()
     bodies = [
-        "\n".join(text[start:end] for _, start, end in read_sections(text, split_sections(text), pack))
+        "\n".join(text[start:end] for _, start, end in section_spans(text, split_sections(text), pack.groups))
         for text in texts[:OTHER_REPORTS]
     ]
     command = [str(python), str(Path(__file__).with_name("other_labelers.py"))]

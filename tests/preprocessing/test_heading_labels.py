@@ -14,9 +14,10 @@ from preprocessing.sections import POLICIES, report_text, section_spans, section
 ORGANS = [
     "Lungs", "Lung", "Lungs and pleura", "Lungs/Pleura", "Airways", "Pleura", "Pleural spaces", "Heart",
     "Heart and mediastinum", "Cardiac silhouette", "Cardiomediastinal silhouette", "Mediastinum", "Hila", "Aorta",
-    "Bones", "Bony thorax", "Osseous structures", "Spine", "Ribs", "Chest wall", "Soft tissues", "Diaphragm", "Upper abdomen",
-    "Lines", "Lines and tubes", "Tubes", "Support devices", "Pulmonary vasculature", "Pneumothorax", "Right lung",
-    "Left lung", "Both lungs", "The lungs", "Thorax", "Lung volumes", "Lung parenchyma", "Catheters", "ETT", "Hardware",
+    "Bones", "Bony thorax", "Osseous structures", "Spine", "Ribs", "Chest wall", "Soft tissues", "Diaphragm",
+    "Upper abdomen", "Lines", "Lines and tubes", "Tubes", "Support devices", "Pulmonary vasculature", "Pneumothorax",
+    "Right lung", "Left lung", "Both lungs", "The lungs", "Thorax", "Lung volumes", "Lung parenchyma", "Catheters",
+    "ETT", "Hardware",
 ]  # fmt: skip
 STRUCTURED = ["Lungs: Clear.", "Pleura: No effusion.", "Heart: Normal size.", "Bones: Intact.", "Lines: None."]
 

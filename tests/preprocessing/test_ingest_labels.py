@@ -1,4 +1,4 @@
-"""Labels go from reports into a store, with their evidence; a hospital's own files and redaction change what is read."""
+"""Labels go from reports into a store, with their evidence; a hospital's own files change what is read."""
 
 from dataclasses import replace
 from pathlib import Path

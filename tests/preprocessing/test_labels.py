@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.assertions import SEVERITY, assertions
@@ -21,6 +21,7 @@ GOLDEN: dict[str, list[dict[str, Any]]] = yaml.safe_load(
 GOLDEN["sentences"] += yaml.safe_load(
     Path(__file__).with_name("golden_labels_second.yaml").read_text(encoding="utf-8")
 )["sentences"]
+PACK = rule_pack()
 CHEXPERT = (
     *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema"),
     *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other"),
@@ -70,7 +71,7 @@ def test_the_golden_suite_is_large_and_few_of_it_are_known_misses() -> None:
 
 
 def test_labels_have_the_names_of_chexpert_and_of_nih() -> None:
-    names = label_names(rule_pack())
+    names = label_names(PACK)
     assert names[: len(CHEXPERT)] == CHEXPERT
     assert set(NIH.values()) | {"Hernia"} <= set(names)
     assert len(set(names)) == len(names)
@@ -127,6 +128,7 @@ WORDS = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # the first example reads the rules
 @given(st.one_of(st.text(), st.lists(WORDS, max_size=30).map(" ".join)))
 def test_any_text_is_read_and_every_label_has_its_evidence(text: str) -> None:
     labels = label_report(text)
@@ -143,16 +145,18 @@ def test_any_text_is_read_and_every_label_has_its_evidence(text: str) -> None:
     assert labels.edema_severity == (max(grades) if grades else None)
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=20).map(" ".join))
 def test_case_and_white_space_do_not_matter(sentence: str) -> None:
     def values(text: str) -> list[tuple[str, int]]:
-        return [(a.observation, a.value) for a in assertions(text, rule_pack())]
+        return [(a.observation, a.value) for a in assertions(text, PACK)]
 
     sentence = sentence.replace("\n", " ").replace("ß", "").replace("İ", "")  # which change with their case
     assert values(sentence.upper()) == values(sentence)
     assert values(sentence.replace(" ", " \n  ")) == values(sentence)
 
 
+@settings(deadline=None)
 @given(st.permutations(["No effusion.", "Possible edema.", "The heart is enlarged.", "Lungs are clear.", "A nodule."]))
 def test_the_order_of_sentences_does_not_matter(sentences: list[str]) -> None:
     expected = label_report("FINDINGS: No effusion. Possible edema. The heart is enlarged. Lungs are clear. A nodule.")
@@ -212,7 +216,7 @@ def test_time_is_linear_in_one_long_sentence(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit)) + "effusion"
         begin = time.perf_counter()
-        assertions(text, rule_pack())
+        assertions(text, PACK)
         return time.perf_counter() - begin
 
     seconds(2_000)

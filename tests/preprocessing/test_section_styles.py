@@ -12,6 +12,7 @@ from made_reports import STYLES, MadeReport, Sections
 
 from preprocessing.sections import section_text, split_sections
 
+SAMPLE = 300  # reports of each style; all where the figure is near the bar, so that chance does not decide
 LEAST = 0.995
 # Without capitals, colons, full stops and line breaks, nothing but the words tells "comparison XXXX" at the end of an
 # examination from the heading; nor does a capital where every section begins with one.
@@ -98,9 +99,10 @@ def test_every_section_of_written_reports_is_recovered(style: str) -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_the_gold_sections_of_open_i_are_recovered_in_every_style(gold: list[Sections], style: str) -> None:
     rng = random.Random(4)
-    scores = [score(STYLES[style](sections, rng)) for sections in gold]
+    reports = gold if "no full stops" in style else rng.sample(gold, SAMPLE)
+    scores = [score(STYLES[style](sections, rng)) for sections in reports]
     recovered, total, false = (sum(column) for column in zip(*scores, strict=True))
-    assert total > 5000
+    assert total > 3 * SAMPLE
     assert recovered / total >= (LEAST_WHERE_WORDS_ALONE_TELL if style in WORDS_ALONE else LEAST)
     assert false / total <= MOST_FALSE
 
