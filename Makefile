@@ -35,10 +35,13 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_reading.py
 	$(BIN)/python tests/benchmarks/bench_header_scan.py
 	$(BIN)/python tests/benchmarks/bench_ingest.py
+	$(PYTHON) -m venv $(VENV)-medspacy
+	$(VENV)-medspacy/bin/python -m pip install --quiet medspacy==1.3.1  # needs a NumPy of its own
+	$(BIN)/python tests/benchmarks/bench_reports.py --others $(VENV)-medspacy/bin/python
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-medspacy demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

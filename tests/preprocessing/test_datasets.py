@@ -533,7 +533,7 @@ def test_openi_as_xml(tmp_path: Path) -> None:
         "image png/CXR5_IM-0001-4001.png": "not_in_table",
         "report ecgen-radiology/7.xml": "report_without_image",
         "report ecgen-radiology/8.xml": "malformed_xml",
-        "report ecgen-radiology/9.xml": "xml_dtd",
+        "report ecgen-radiology/9.xml": "xml_entities",
     }
     check_account(summary)
     assert summary.reports.seen == 5

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import preprocessing.headings as headings_module
@@ -35,6 +35,7 @@ def one_error_away(word: str) -> set[str]:
     )
 
 
+@settings(deadline=None)  # four errors apart takes a moment
 @given(st.text("abc", max_size=4), st.text("abc", max_size=4))
 def test_edit_distance_is_the_fewest_errors_from_one_word_to_the_other(a: str, b: str) -> None:
     reached, errors = {a}, 0

@@ -302,6 +302,26 @@ def test_a_section_goes_on_behind_a_page_break() -> None:
     assert [text[slice(*span)] for span in report_text(text)] == ["Clear.", "No effusion.", "No."]
 
 
+def test_described_findings_on_one_line_are_no_heading() -> None:
+    text = "exam chest indication abnormal findings last week impression normal chest"
+    expected = [("examination", "chest"), ("indication", "abnormal findings last week"), ("impression", "normal chest")]
+    assert parsed(text) == expected
+
+
+def test_the_words_of_a_heading_with_an_article_are_no_heading_on_a_line_of_their_own() -> None:
+    assert [name for name, _ in parsed("IMPRESSION: Stable.\n\n**the findings**\n")] == ["impression"]
+
+
+def test_a_page_break_directly_above_a_signature_leaves_no_empty_section() -> None:
+    sections = split_sections("FINDINGS: Clear.\nPage 1 of 2\nJane Roe, MD")
+    assert [section.name for section in sections] == ["findings", "signature", "signature"]
+
+
+def test_a_phrase_of_a_signature_inside_a_heading_does_not_cut_it() -> None:
+    text = "  Reason for  Electronically signed by 1. NDICATION: Cough."
+    assert all(s.heading in text[s.start : s.text_start] for s in split_sections(text))
+
+
 def test_a_heading_broken_by_the_end_of_a_line() -> None:
     text = "EXAM: Chest. Clinical\nHistory: Cough. Reason for\nExam: Fever.\nFINDINGS: No."
     assert parsed(text) == [

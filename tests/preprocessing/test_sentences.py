@@ -92,6 +92,7 @@ def test_no_word_is_lost(text: str) -> None:
         ("Fracture at T12. Old.", ["Fracture at T12.", "Old."]),
         ("Tube no. 2 is high. Effusion: no. Clear.", ["Tube no. 2 is high.", "Effusion: no.", "Clear."]),
         ("Seen at 7:34 p.m.. heart stable", ["Seen at 7:34 p.m..", "heart stable"]),
+        ("Dr. Ax", ["Dr. Ax"]),
         ("", []),
         ("2.", []),
     ],

@@ -211,4 +211,4 @@ def test_real_reports_of_other_software_are_read() -> None:
     with open(str(get_testdata_file("reportsi.dcm", read=False)), "rb") as file:  # noqa: PTH123
         record = read_sr(file.read(), "reportsi.dcm")
     assert record.status == "partial"
-    assert record.text.splitlines() == ["Section Heading:", "Enter text"]
+    assert record.text.splitlines() == ["Section Heading:", "", "Report Text:", "Enter text"]
