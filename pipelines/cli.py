@@ -39,6 +39,7 @@ from preprocessing.errors import InputError
 
 if TYPE_CHECKING:
     from preprocessing.ingest_summary import IngestSummary
+    from preprocessing.report_records import RejectedReport
 
 app = typer.Typer(
     name="cxr-local-mi",
@@ -303,8 +304,11 @@ def label(
     """Show the sections, sentences and labels of a report, and which words decided each label."""
     from pipelines import label as labelling
 
+    def tell(report: "RejectedReport") -> None:
+        stderr.print(f"{report.origin}: {report.reason}: {report.detail}", markup=False, highlight=False)
+
     console = Console()
-    for report in labelling.label_file(file, rules, headings):
+    for report in labelling.label_file(file, rules, headings, tell):
         if as_json:
             typer.echo(labelling.as_json(report))
         else:

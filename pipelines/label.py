@@ -1,7 +1,9 @@
 """One file of reports with what the labeler read in it: the command line's `label`, for a radiologist to see why."""
 
 import json
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from preprocessing.assertions import SEVERITY
 from preprocessing.errors import InputError
 from preprocessing.headings import default_vocabulary, read_vocabulary
 from preprocessing.labels import Evidence, ReportLabels, label_names, labels_of
 from preprocessing.lexicon import RulePack, rule_pack
 from preprocessing.report_sources import RejectedReport, read_reports
+from preprocessing.rule_files import SEVERITY
 from preprocessing.sections import Section, section_spans, split_sections
 from preprocessing.sentences import Sentence, split_sentences
 
@@ -29,7 +31,7 @@ class LabelledReport:
     """One report as it was read.
 
     Args:
-        origin: where it stands in the file; blank where the file is one report.
+        origin: the file, and where in it the report stands.
         text: the report, untouched.
         sections: its sections; they tile the text.
         sentences: of the sections that labels are read from.
@@ -45,13 +47,19 @@ class LabelledReport:
     pack: RulePack
 
 
-def label_file(path: Path, rules: Path | None = None, headings: Path | None = None) -> Iterator[LabelledReport]:
+def label_file(
+    path: Path,
+    rules: Path | None = None,
+    headings: Path | None = None,
+    on_reject: Callable[[RejectedReport], None] = lambda report: None,
+) -> Iterator[LabelledReport]:
     """Label every report of one file, in any format that `ingest` takes.
 
     Args:
         path: the file.
         rules: a hospital's own rules (see `rules/observations.yaml`).
         headings: a hospital's own headings (see `rules/headings.yaml`).
+        on_reject: called with each report that cannot be read.
 
     Raises:
         InputError: when the file has no report that can be read, or a file of rules is wrong.
@@ -60,21 +68,23 @@ def label_file(path: Path, rules: Path | None = None, headings: Path | None = No
     vocabulary = read_vocabulary(headings) if headings else default_vocabulary()
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name one file of reports")
-    found = list(read_reports(path))
-    readable = [report for report in found if not isinstance(report, RejectedReport)]
-    if not readable:
-        detail = next((report.detail for report in found if isinstance(report, RejectedReport)), "it is empty")
-        raise InputError(f"{path}: holds no report that can be read: {detail}")
-    for report in readable:
+    found, rejected = 0, ""
+    for report in read_reports(path):
+        if isinstance(report, RejectedReport):
+            rejected = rejected or report.detail
+            on_reject(report)
+            continue
+        found += 1
         sections = split_sections(report.text, vocabulary)
         parts = [
             (section.name, split_sentences(report.text[start:end], start))
             for section, start, end in section_spans(report.text, sections, pack.groups)
         ]
         sentences = [sentence for _, part in parts for sentence in part]
-        origin = report.origin if len(found) > 1 else ""
         labels = labels_of(report.text, parts, pack)
-        yield LabelledReport(origin, report.text, sections, sentences, labels, pack)
+        yield LabelledReport(report.origin, report.text, sections, sentences, labels, pack)
+    if not found:
+        raise InputError(f"{path}: holds no report that can be read: {rejected or 'it is empty'}")
 
 
 def as_json(report: LabelledReport) -> str:
@@ -99,13 +109,16 @@ def print_report(report: LabelledReport, console: Console) -> None:
 
     In a terminal by colour (red present, green absent, yellow uncertain), elsewhere in brackets.
     """
-    if report.origin:
-        console.rule(report.origin, align="left")
+    console.rule(report.origin, align="left")
+    evidence: defaultdict[int, list[Evidence]] = defaultdict(list)
+    for said in report.labels.evidence:
+        evidence[said.sentence_start].append(said)
+    starts = [sentence.start for sentence in report.sentences]
     for section in report.sections:
         console.print(Text(f"[{section.name}] {section.heading}".rstrip(), style="bold"), soft_wrap=True)
-        own = [s for s in report.sentences if section.text_start <= s.start < section.end]
+        own = report.sentences[bisect_left(starts, section.text_start) : bisect_left(starts, section.end)]
         for sentence in own:
-            _print_sentence(report, sentence, console)
+            _print_sentence(report.text, sentence, evidence[sentence.start], console)
         if not own and report.text[section.text_start : section.end].strip():
             words = " ".join(report.text[section.text_start : section.end].split())
             console.print(Text(f"  {words}", style="dim"), soft_wrap=True)
@@ -118,13 +131,12 @@ def print_report(report: LabelledReport, console: Console) -> None:
         console.print(Text(f"  {report.labels.edema_severity} {SEVERITY}", style=_SEVERITY_STYLE))
 
 
-def _print_sentence(report: LabelledReport, sentence: Sentence, console: Console) -> None:
-    evidence = [said for said in report.labels.evidence if said.sentence_start == sentence.start]
-    console.print(_marked(report.text, sentence, evidence, in_colour=console.is_terminal), soft_wrap=True)
+def _print_sentence(text: str, sentence: Sentence, evidence: list[Evidence], console: Console) -> None:
+    console.print(_marked(text, sentence, evidence, in_colour=console.is_terminal), soft_wrap=True)
     for said in evidence:
         mark = str(said.value) if said.observation == SEVERITY else MARKS[said.value][0]
-        cue = "" if said.cue_start is None else f" because of {_words(report.text, said.cue_start, said.cue_end)!r}"
-        words = _words(report.text, said.start, said.end)
+        cue = "" if said.cue_start is None else f" because of {_words(text, said.cue_start, said.cue_end)!r}"
+        words = _words(text, said.start, said.end)
         console.print(Text(f"      {mark} {said.observation}: {words!r}{cue}", style=_style(said)), soft_wrap=True)
 
 

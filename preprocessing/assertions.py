@@ -32,9 +32,10 @@ from preprocessing.propositions import (
     phrases_of,
     propositions,
 )
+from preprocessing.rule_files import SEVERITY
 
-EDEMA, SEVERITY = "Edema", "Edema Severity"
-"""The observation that is graded, and the name under which what grades it is reported; its value is a grade, 0 to 3."""
+EDEMA = "Edema"
+"""The observation that is graded."""
 
 _LONGEST = 250
 """Phrases of the longest sentence that anybody writes; longer ones are read in pieces, which keeps the time linear."""
@@ -129,7 +130,7 @@ def _asserted(phrases: Sequence[Phrase], pack: RulePack) -> list[Assertion]:
         grade = _grade(phrases, claim, denied=denying is not None)
         if grade is not None:
             said.append(Assertion(SEVERITY, grade, *place))
-    return said
+    return list(dict.fromkeys(said))  # a phrase may say by itself what another of its observations implies
 
 
 def _heeded(observation: str, value: int, *, denied: bool, left_open: bool) -> int | None:
@@ -167,13 +168,22 @@ def _states(phrases: Sequence[Phrase], pack: RulePack) -> Iterator[_Claim]:
                 waiting, bound, taken = [], described, described[-1]
             elif is_predicate:
                 waiting, bound = [], waiting
-            elif not all(between.roles & (JOINED_BY | VERBS | QUALIFIERS) for between in phrases[last + 1 : place]):
+            elif not _goes_on(phrases, last, place):
                 bound = []
             for structure in bound:
                 values = pack.states.get((phrases[structure].meaning.structure, meaning.state))
                 if values:
                     yield _Claim(place, values, min(structure, place), max(structure, place))
             last = place
+
+
+def _goes_on(phrases: Sequence[Phrase], last: int, state: int) -> bool:
+    """Whether a state is said of what the last one was said of ("normal and clear"), and not of something unknown."""
+    following = phrases[state + 1] if state + 1 < len(phrases) else None
+    between = phrases[last + 1 : state]
+    return all(phrase.roles & (JOINED_BY | VERBS | QUALIFIERS) for phrase in between) and (
+        following is None or bool(following.roles)
+    )
 
 
 def _belongs_to_mention(phrases: Sequence[Phrase], place: int) -> bool:
@@ -214,13 +224,14 @@ class _Cues:
         self._phrases, self._places = phrases, places
         self._reach_on: dict[int, list[int]] = {}  # kind of cue to the places of those that reach to what follows
         self._reach_back: dict[int, list[int]] = {}
-        self._no_statement = len(phrases)
+        self._no_statement = range(0)
         for place, phrase in enumerate(phrases):
             roles = phrase.roles & _ANY_CUE
             if not roles:
                 continue
-            if roles & _NO_STATEMENT:
-                self._no_statement = min(self._no_statement, place)
+            if roles & _NO_STATEMENT and not self._no_statement:
+                end = next((p for p in range(place + 1, len(phrases)) if _ends_history(phrases[p])), len(phrases))
+                self._no_statement = range(place, end)
             for kind, after in _BEFORE_AND_AFTER:
                 if roles & (kind | after):
                     reach = self._reach(place, kind, bool(roles & kind), bool(roles & after))
@@ -248,7 +259,7 @@ class _Cues:
 
     def is_no_statement(self, place: int) -> bool:
         """Whether what stands there is not said of this picture."""
-        return place > self._no_statement
+        return place in self._no_statement
 
     def _nearest(self, place: int, kind: int) -> int | None:
         before = [p for p in self._reach_on.get(kind, ()) if p < place]
@@ -275,6 +286,11 @@ class _Cues:
         return self._reach_back if something_before and (ends or kind == NEGATION) else None
 
 
+def _ends_history(phrase: Phrase) -> bool:
+    """Whether what is told of the past ends: "history of CHF, now with edema"."""
+    return phrase.word == "," or bool(phrase.roles & (VERBS | ACCOMPANYING))
+
+
 def _alternatives(phrases: Sequence[Phrase], claims: Sequence[_Claim]) -> dict[int, Phrase]:
     """Places of mentions beside an "or", each with that word: "atelectasis or infiltrate" asserts neither."""
     found: dict[int, Phrase] = {}
@@ -284,17 +300,20 @@ def _alternatives(phrases: Sequence[Phrase], claims: Sequence[_Claim]) -> dict[i
             continue
         before = [at for at in mentions if place - _WORDS_TO_ALTERNATIVE <= at < place]
         behind = [at for at in mentions if place < at <= place + _WORDS_TO_ALTERNATIVE]
-        if phrase.word in ("versus", "vs"):
+        if phrase.word != "or":  # "versus" and the like: one on each side, also where the other has no label
             found |= dict.fromkeys(before[-1:] + behind[:1], phrase)
-        if before and behind and not has_any(phrases[: before[-1]], _NO_CUE):
+        elif before and behind and not has_any(phrases[: before[-1]], _NO_CUE):
             found[behind[0]] = phrase
             found |= dict.fromkeys(_listed(phrases, mentions, place), phrase)
     return found
 
 
 def _listed(phrases: Sequence[Phrase], mentions: Sequence[int], place: int) -> Iterator[int]:
-    """Mentions before an "or" that are its alternatives: back over what has but commas and adjectives between."""
-    last = place
+    """Mentions before an "or" that are its alternatives: one, or all of "A, B, or C" with adjectives between.
+
+    Without a comma before "or" the first may be what the others explain: "an opacity, atelectasis or pneumonia".
+    """
+    last, is_list = place, phrases[place - 1].word == ","
     for at in reversed([at for at in mentions if at < place]):
         between = phrases[at + 1 : last]
         if len(between) > _WORDS_TO_ALTERNATIVE or has_any(between, _STOPS_LIST):
@@ -303,6 +322,8 @@ def _listed(phrases: Sequence[Phrase], mentions: Sequence[int], place: int) -> I
             return
         yield at
         last = at
+        if not is_list:
+            return
 
 
 def _grade(phrases: Sequence[Phrase], claim: _Claim, *, denied: bool) -> int | None:

@@ -24,6 +24,7 @@ from preprocessing.errors import InputError
 from preprocessing.identity import fingerprint, pseudonym
 from preprocessing.ingest_summary import IngestSummary, counts_of, outcomes
 from preprocessing.label_table import read_label_table
+from preprocessing.labels import label_names
 from preprocessing.ledger import Ledger, open_ledger
 from preprocessing.manifest import ManifestRow, read_manifest
 from preprocessing.pairing import PairedReports, StudyIndex, pair_reports
@@ -89,6 +90,7 @@ def ingest(
     started = time.monotonic()
     configuration = configuration or IngestConfiguration()
     report_rules = configuration.report_rules()
+    _check_label_names(label_names(report_rules.pack), configuration.rules)
     private = private or private_folder_of(store)
     dataset = _listed(configuration.dataset, source, manifest, reports, [store, private])
     rows = dataset.rows
@@ -161,10 +163,15 @@ def _listed(
 
 
 def _checked_labels(table: pl.DataFrame | None, path: Path | None) -> pl.DataFrame | None:
-    taken = sorted(set(table.columns[1:]) & set(STUDY_SCHEMA)) if table is not None else []
+    if table is not None:
+        _check_label_names(table.columns[1:], path)
+    return table
+
+
+def _check_label_names(names: Iterable[str], path: Path | None) -> None:
+    taken = sorted(set(names) & set(STUDY_SCHEMA))
     if taken:
         raise InputError(f"{path}: a label cannot be named {taken[0]!r}, as the studies table has that; rename it")
-    return table
 
 
 def _check_official_splits(rows: Iterable[ManifestRow]) -> None:

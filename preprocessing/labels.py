@@ -9,12 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from preprocessing.assertions import SEVERITY, Assertion, assertions
+from preprocessing.assertions import Assertion, assertions
 from preprocessing.lexicon import RulePack, rule_pack
+from preprocessing.rule_files import NO_FINDING, SEVERITY
 from preprocessing.sections import Section, section_spans, split_sections
 from preprocessing.sentences import Sentence, split_sentences
-
-NO_FINDING = "No Finding"
 
 
 class Evidence(NamedTuple):
@@ -89,7 +88,8 @@ def labels_of(text: str, parts: Iterable[tuple[str, Sequence[Sentence]]], pack: 
             severity = max(said.value, severity or 0)
         else:
             values[said.observation] = together(values.get(said.observation), said.value)
-    if has_text and not any(value != 0 and name in pack.pathologies for name, value in values.items()):
+    pathology = any(value != 0 and name in pack.pathologies for name, value in values.items())
+    if has_text and not pathology and not severity:
         values[NO_FINDING] = 1
     return ReportLabels(values, severity, tuple(evidence))
 

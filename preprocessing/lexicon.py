@@ -5,35 +5,21 @@ in which the longest phrase at a place is found by looking up one word after the
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import get_args
 
 from preprocessing.errors import InputError
 from preprocessing.heading_words import SpellingIndex
+from preprocessing.rule_files import RULES, Cue, RuleFile, WordClass, read_rule_file
 
-RULES = Path(__file__).parent / "rules" / "observations.yaml"
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:[.,]\d+)*|[,;:/()?&–—]|(?<=\s)--?(?=\s)")
 """What counts as a word, in lower case: marks that structure a sentence do too; hyphens and full stops do not."""
 
-CUES = (
-    *("negation", "negation_after", "uncertainty", "uncertainty_after"),
-    *("not_excluded", "no_cue", "no_statement", "clause_end"),
-)
-GRAMMAR = (
-    *("there_is", "verbs", "perceived", "determiners", "joined_by", "alternatives"),
-    *("qualifiers", "prepositions", "accompanying", "aside"),
-)
-_PARTS = frozenset(
-    {"version", "sections", "otherwise", "observations", "implies", "not_pathology", "structures", "states"}
-    | {"statements", "other_findings", "other_meanings", "edema_severity", "cues", "grammar", "spelling"}
-)
 PARENTHESES = {"(": "opening", ")": "closing"}
-ROLE = {name: 1 << number for number, name in enumerate((*CUES, *GRAMMAR, *PARENTHESES.values()))}
+ROLE = {name: 1 << number for number, name in enumerate((*get_args(Cue), *get_args(WordClass), *PARENTHESES.values()))}
 """Each cue, word class and parenthesis as a bit, so that a phrase may have several and a test for any is fast."""
 
 _MOST_SPELLINGS = 20_000
@@ -118,70 +104,67 @@ class RulePack:
     corrections: "Corrections"
 
 
-@lru_cache(maxsize=4)
 def rule_pack(path: Path | None = None) -> RulePack:
     """The built-in rules, with those of a hospital's own file added where one is named.
 
     Raises:
         InputError: when the file cannot be read or has something that is not known; the message names it.
     """
-    packs = [_read(RULES)] + ([_read(path)] if path else [])
-    names = tuple(dict.fromkeys(name for pack in packs for name in pack.get("observations", {})))
+    return _built([read_rule_file(path)], [path]) if path else _built_in()
+
+
+@lru_cache(maxsize=1)
+def _built_in() -> RulePack:
+    return _built([], [])
+
+
+def _built(own: Sequence[RuleFile], paths: Sequence[Path]) -> RulePack:
+    files, places = [read_rule_file(RULES), *own], [RULES, *paths]
+    names = tuple(dict.fromkeys(name for file in files for name in file.observations))
+    known_states = {state for file in files for state in file.states}
     phrases = {mark: Meaning(roles=ROLE[role]) for mark, role in PARENTHESES.items()}
-    for pack, place in zip(packs, (RULES, path), strict=False):
-        phrases |= _phrases(pack, names, str(place))
+    for file, place in zip(files, places, strict=True):
+        _check_names(file, place, names, known_states)
+        phrases |= _phrases(file, place)
     return RulePack(
-        version=" + ".join(pack["version"] for pack in packs),
-        groups=tuple(
-            frozenset(name for pack in packs for name in pack.get(group, ())) for group in ("sections", "otherwise")
+        version=" + ".join(file.version for file in files),
+        groups=(
+            frozenset(name for file in files for name in file.sections),
+            frozenset(name for file in files for name in file.otherwise),
         ),
         observations=names,
-        pathologies=frozenset(names) - {name for pack in packs for name in pack.get("not_pathology", ())},
-        implied={name: tuple(other) for pack in packs for name, other in pack.get("implies", {}).items()},
+        pathologies=frozenset(names) - {name for file in files for name in file.not_pathology},
+        implied={name: tuple(others) for file in files for name, others in file.implies.items()},
         states={
-            (structure, state): _decided(values)
-            for pack in packs
-            for structure, content in pack.get("structures", {}).items()
-            for state, values in content.get("states", {}).items()
+            (structure, state): tuple(values.items())
+            for file in files
+            for structure, content in file.structures.items()
+            for state, values in content.states.items()
         },
         tree=_tree(phrases),
         corrections=Corrections(
-            (word for pack in packs for word in pack.get("spelling", ())),
+            (word for file in files for word in file.spelling),
             (word for phrase in phrases for word in phrase.split()),
         ),
     )
 
 
-def _decided(values: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    return tuple((name, int(value)) for name, value in values.items())
+def _check_names(file: RuleFile, place: Path, names: Sequence[str], states: Collection[str]) -> None:
+    for part, named in file.named().items():
+        if not named <= set(names):
+            raise InputError(f"{place}: {part}: {min(named - set(names))!r} is not one of the observations")
+    for name, structure in file.structures.items():
+        if not set(structure.states) <= set(states):
+            raise InputError(f"{place}: structures: {name}: one of its states is not among `states`")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # Without YAML's types: "no" and "on" are words here, not truth values.
-        pack = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable YAML file of rules ({type(error).__name__})") from error
-    if not isinstance(pack, dict) or "version" not in pack:
-        raise InputError(f"{path}: a file of rules is a mapping with `version`; see {RULES}")
-    unknown = sorted(set(pack) - _PARTS)
-    if unknown:
-        raise InputError(
-            f"{path}: {unknown[0]!r} is no part of a file of rules; use some of {', '.join(sorted(_PARTS))}"
-        )
-    return pack
-
-
-def _phrases(pack: Mapping[str, Any], names: Sequence[str], place: str) -> dict[str, Meaning]:
+def _phrases(file: RuleFile, place: Path) -> dict[str, Meaning]:
     """Phrase to meaning, of one file."""
     phrases: dict[str, Meaning] = {}
-    for where, phrase, meaning in _entries(pack, place):
+    for where, phrase, meaning in _entries(file):
         for words in spelt_out(phrase, f"{place}: {where}"):
             before = phrases.get(words)
             phrases[words] = meaning if before is None else _both(before, meaning, f"{place}: {where}: {words!r}")
-    unknown = {name for meaning in phrases.values() for name, _ in meaning.statement} - set(names)
-    if unknown:
-        raise InputError(f"{place}: {min(unknown)!r} is not one of the observations; add it there or correct it")
     return phrases
 
 
@@ -201,32 +184,28 @@ def _both(one: Meaning, other: Meaning, where: str) -> Meaning:
     )
 
 
-def _entries(pack: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Meaning]]:
+def _entries(file: RuleFile) -> Iterator[tuple[str, str, Meaning]]:
     """Every phrase of a file with where it stands and what it means."""
-    try:
-        for name, phrases in pack.get("observations", {}).items():
-            yield from ((name, phrase, Meaning(observations=(name,))) for phrase in phrases)
-        for name, content in pack.get("structures", {}).items():
-            yield from ((name, phrase, Meaning(structure=name)) for phrase in content.get("words", ()))
-        for name, phrases in pack.get("states", {}).items():
-            yield from ((name, phrase, Meaning(state=name)) for phrase in phrases)
-        for statement in pack.get("statements", ()):
-            decided = Meaning(statement=_decided(statement["says"]))
-            yield from (("statements", phrase, decided) for phrase in statement["phrases"])
-        yield from (("other_findings", phrase, Meaning(is_finding=True)) for phrase in pack.get("other_findings", ()))
-        yield from (("other_meanings", phrase, Meaning()) for phrase in pack.get("other_meanings", ()))
-        severity = pack.get("edema_severity", {})
-        for grade, phrases in severity.get("phrases", {}).items():
-            yield from (("edema_severity", phrase, Meaning(severity=int(grade))) for phrase in phrases)
-        for grade, phrases in severity.get("words", {}).items():
-            yield from (("edema_severity", phrase, Meaning(grade=int(grade))) for phrase in phrases)
-        for part, known in (("cues", CUES), ("grammar", GRAMMAR)):
-            for role, phrases in pack.get(part, {}).items():
-                if role not in known:
-                    raise KeyError(f"{part}: {role}")
-                yield from ((role, phrase, Meaning(roles=ROLE[role])) for phrase in phrases)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{place}: is not built as {RULES.name} is ({type(error).__name__}: {error})") from error
+
+    def each(where: str, phrases: Iterable[str], meaning: Meaning) -> Iterator[tuple[str, str, Meaning]]:
+        return ((where, phrase, meaning) for phrase in phrases)
+
+    for name, phrases in file.observations.items():
+        yield from each(name, phrases, Meaning(observations=(name,)))
+    for name, structure in file.structures.items():
+        yield from each(name, structure.words, Meaning(structure=name))
+    for name, phrases in file.states.items():
+        yield from each(name, phrases, Meaning(state=name))
+    for statement in file.statements:
+        yield from each("statements", statement.phrases, Meaning(statement=tuple(statement.says.items())))
+    yield from each("other_findings", file.other_findings, Meaning(is_finding=True))
+    yield from each("other_meanings", file.other_meanings, Meaning())
+    for grade, phrases in file.edema_severity.phrases.items():
+        yield from each("edema_severity", phrases, Meaning(severity=grade))
+    for grade, phrases in file.edema_severity.words.items():
+        yield from each("edema_severity", phrases, Meaning(grade=grade))
+    for role, phrases in (*file.cues.items(), *file.grammar.items()):
+        yield from each(role, phrases, Meaning(roles=ROLE[role]))
 
 
 class Corrections(dict[str, str]):
@@ -244,9 +223,9 @@ class Corrections(dict[str, str]):
 
     def __missing__(self, word: str) -> str:
         """Look up a word that was not seen yet, and remember it as long as there are not too many."""
-        if len(word) < _SHORTEST_CORRECTED:
+        if not _SHORTEST_CORRECTED <= len(word) < _LONGEST_CORRECTED:
             return word
-        nearest = self._index.nearest(word, 1) if len(word) < _LONGEST_CORRECTED else None
+        nearest = self._index.nearest(word, 1)
         if len(self) < self._known + _REMEMBERED:
             self[word] = nearest or word
         return nearest or word

@@ -15,6 +15,7 @@ DETERMINERS, QUALIFIERS, PREPOSITIONS = ROLE["determiners"], ROLE["qualifiers"],
 _CLAUSE_END, _ASIDE, _OPENING, _CLOSING = ROLE["clause_end"], ROLE["aside"], ROLE["opening"], ROLE["closing"]
 _MAY_OPEN = _CLAUSE_END | THERE_IS | _ASIDE | ACCOMPANYING | JOINED_BY
 _PREDICATES = VERBS | NEGATION_AFTER | UNCERTAINTY_AFTER
+_OF_LISTS = PERCEIVED | NEGATION_AFTER | UNCERTAINTY_AFTER
 _SAYS_SO = _PREDICATES | PERCEIVED | NEGATION | UNCERTAINTY | NOT_EXCLUDED
 
 
@@ -98,7 +99,7 @@ def _without_asides(phrases: Sequence[Phrase]) -> tuple[Sequence[Phrase], list[S
         if phrases[place].roles & _OPENING:
             close = next((end for end in range(place, len(phrases)) if phrases[end].roles & _CLOSING), len(phrases))
             inner = phrases[place + 1 : close]
-            if inner and (inner[0].roles & (QUALIFIERS | DETERMINERS) or has_any(inner, _SAYS_SO)):
+            if _has_content(inner) and (inner[0].roles & (QUALIFIERS | DETERMINERS) or has_any(inner, _SAYS_SO)):
                 asides.append(inner)
             else:
                 kept += inner
@@ -152,16 +153,25 @@ def _joins_proposition(phrases: Sequence[Phrase], before: Sequence[Phrase], plac
     has_state = any(phrase.meaning.state for phrase in before)
     if _has_own_state(ahead) and (is_negated or has_state):
         return True
-    if is_negated and ahead[0].roles & QUALIFIERS and not _has_alternative(phrases, place + 1):
+    if is_negated and _is_qualified(ahead) and not _has_alternative(phrases, place + 1):
         return True
     verb = next((n for n, phrase in enumerate(ahead) if phrase.roles & _PREDICATES), None)
     if verb is None or not _has_content(ahead[:verb]):
         return False
-    if not has_verb and has_any(ahead[verb:], PERCEIVED | NEGATION_AFTER | UNCERTAINTY_AFTER):
+    if phrases[place].word == "," and not has_any(ahead[:verb], JOINED_BY | ALTERNATIVES):
+        # "A, B is not seen": no list is without an "and". "No A, B is seen" is one all the same.
+        has_cue = has_any(ahead[verb:], NEGATION_AFTER | UNCERTAINTY_AFTER)
+        is_denied_list = is_negated and has_any(ahead[verb:], PERCEIVED)
+        return has_cue or ((is_negated or has_verb or has_state) and not is_denied_list)
+    if phrases[place].word == "," or (not has_verb and has_any(ahead[verb:], _OF_LISTS)):
         return False  # the verb is that of the whole list
-    if phrases[place].word == ",":
-        return (is_negated or has_verb or has_state) and not has_any(ahead[:verb], JOINED_BY | ALTERNATIVES)
     return has_verb or (is_negated and bool(ahead[0].roles & DETERMINERS))
+
+
+def _is_qualified(phrases: Sequence[Phrase]) -> bool:
+    """Whether it begins as what is there does ("small", "left", "large left"); denied things too are just "large"."""
+    first = phrases[1] if phrases[0].meaning.state and len(phrases) > 1 else phrases[0]
+    return bool(first.roles & QUALIFIERS)
 
 
 def _segment(phrases: Sequence[Phrase], start: int) -> Sequence[Phrase]:

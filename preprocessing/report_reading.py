@@ -106,7 +106,15 @@ def read_report(text: str, flags: Sequence[str], rules: ReportRules) -> ReadRepo
 
 
 def _in_sentences(identifiers: Sequence[Identifier], sentences: Sequence[Sentence]) -> list[Identifier]:
-    return [one for one in identifiers if any(s.start < one.end and one.start < s.end for s in sentences)]
+    """Those that lie in one of the sentences; both are in order and do not overlap."""
+    places = sorted((sentence.start, sentence.end) for sentence in sentences)
+    found, place = [], 0
+    for one in identifiers:
+        while place < len(places) and places[place][1] <= one.start:
+            place += 1
+        if place < len(places) and places[place][0] < one.end:
+            found.append(one)
+    return found
 
 
 def _sentence_texts(text: str, sentences: Sequence[Sentence], identifiers: Sequence[Identifier]) -> list[str]:

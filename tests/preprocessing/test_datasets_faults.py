@@ -197,6 +197,7 @@ def test_an_unknown_part_of_the_split_is_refused(tmp_path: Path) -> None:
     ("name", "table", "row", "reason"),
     [
         ("nih14", "Data_Entry_2017_v2020.csv", "1_000.png,Mass|Kitten,1,PA", "label_value"),
+        ("nih14", "Data_Entry_2017_v2020.csv", "1_000.png,No Finding|Mass,1,PA", "label_value"),
         ("padchest", "PADCHEST_chest_x_ray_images_labels_160K.csv", "a.png,0,S,P,PA,normal", "label_value"),
         ("brax", "master_spreadsheet_update.csv", f"images/a.png,P,A,PA,{fourteen(Edema='yes')}", "label_value"),
         ("vindr-cxr", "image_labels_train.csv", "a,R1,-1" + ",0" * 27, "label_value"),
@@ -425,3 +426,46 @@ def test_nothing_of_a_set_is_told_by_what_is_left_out(tmp_path: Path, capfd: pyt
     assert read_dataset("brax", root).left_out[0] == LeftOut(
         "image", "data set: master_spreadsheet_update.csv row 4", "no_patient"
     )
+
+
+def test_a_document_type_alone_stops_no_collection(tmp_path: Path) -> None:
+    form = '<eCitation><uId id="CXR1"/><AbstractText>Clear.</AbstractText><parentImage id="CXR1_1_IM-1"/></eCitation>'
+    write(tmp_path / "ecgen-radiology" / "1.xml", '<!DOCTYPE eCitation SYSTEM "x.dtd">' + form)
+    (row,) = read_dataset("openi", tmp_path).rows
+    assert (row.study, row.text) == ("CXR1", "Clear.")
+
+
+def test_lists_of_a_split_may_be_utf_16_or_are_one_clear_error(tmp_path: Path) -> None:
+    tree(tmp_path / "in", "nih14")
+    path = tmp_path / "in" / "train_val_list.txt"
+    path.write_bytes("1_000.png\n".encode("utf-16"))
+    assert [row.image for row in read_dataset("nih14", tmp_path / "in").rows] == ["1_000.png"]
+    path.write_bytes(b"\xff\xfe1")
+    refused(tmp_path, "nih14", "train_val_list.txt")
+    path.unlink()
+    path.symlink_to("nowhere")
+    refused(tmp_path, "nih14", "train_val_list.txt")
+
+
+@pytest.mark.parametrize("image", ["../../../etc/hosts.png", "/etc/hosts.png", "images/../../hosts.png", ".."])
+def test_a_table_names_no_file_outside_the_set(tmp_path: Path, image: str) -> None:
+    header, row = TREES["brax"]["master_spreadsheet_update.csv"]
+    bad = f"{image},P,B,PA,{fourteen(Edema='1')}"
+    tree(tmp_path / "in", "brax", **{"master_spreadsheet_update.csv": (header, row, bad)})
+    found = read_dataset("brax", tmp_path / "in")
+    assert [row.image for row in found.rows] == ["images/a.png"]
+    assert [(one.kind, one.reason) for one in found.left_out] == [("image", "bad_path")]
+
+
+def test_paths_from_elsewhere_to_images_of_the_set_are_those_images(tmp_path: Path) -> None:
+    header, _ = TREES["brax"]["master_spreadsheet_update.csv"]
+    row = f"/mnt/elsewhere/images/a.png,P,A,PA,{fourteen()}"
+    tree(tmp_path / "in", "brax", **{"master_spreadsheet_update.csv": (header, row)})
+    assert [row.image for row in read_dataset("brax", tmp_path / "in").rows] == ["images/a.png"]
+
+
+@pytest.mark.parametrize("name", ["view1_lateral.jpg", "view1_lateral.png", "view1_LATERAL.dcm"])
+def test_a_lateral_view_is_known_by_its_name_whatever_its_suffix(tmp_path: Path, name: str) -> None:
+    header, row = TREES["chexpert-plus"]["df_chexpert_plus_240401.csv"]
+    write(tmp_path / "df_chexpert_plus_240401.csv", header, row.replace("view1_frontal.jpg", name))
+    assert [row.view for row in read_dataset("chexpert-plus", tmp_path).rows] == ["LATERAL"]

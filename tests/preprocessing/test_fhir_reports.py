@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from preprocessing.errors import UnusableFile
 from preprocessing.fhir_reports import read_fhir
 from preprocessing.report_records import FORMAT_REASONS, STATUSES, RejectedReport, ReportRecord
+from preprocessing.text_files import checked_text
 
 Resource = dict[str, Any]
 ACCESSION = {
@@ -293,3 +295,44 @@ JSON = st.recursive(
 def test_any_content_of_the_elements_gives_a_report_or_a_reason(elements: Resource) -> None:
     (found,) = read({"resourceType": "DiagnosticReport", "status": "final"} | elements)
     assert isinstance(found, ReportRecord) or found.reason in FORMAT_REASONS
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "\0", "unicode_escape", "zip"])
+def test_a_charset_that_is_none_of_texts_is_found_out_from_the_bytes(charset: str) -> None:
+    started = time.perf_counter()
+    record = only(report(presentedForm=[form(b"Clear-abc. " * 10_000, f"text/plain; charset={charset}")]))
+    assert record.text == "Clear-abc. " * 10_000
+    assert time.perf_counter() - started < 2
+
+
+def test_an_attachment_longer_than_any_report_is_not_decoded() -> None:
+    long = form(b"Clear. " * 800_000, "text/plain; charset=utf-8")
+    assert only(report(presentedForm=[long])).text == "Impression:\nNo acute disease."
+
+
+def test_a_time_before_all_times_is_none_and_loses_no_report() -> None:
+    found = read(bundle(report(issued="0001-01-01T00:00:00+14:00"), report(id="r2")))
+    assert [one.issued if isinstance(one, ReportRecord) else one for one in found] == [
+        None,
+        datetime(2024, 1, 2, 13, 0, tzinfo=UTC),
+    ]
+
+
+def test_styles_and_scripts_of_a_narrative_are_no_text() -> None:
+    div = "<div><style>p {color: red}</style><script>var x = 1;</script><style/><p>Clear.</p></div>"
+    assert only(report(text={"status": "generated", "div": div}, conclusion=None)).text == "Clear."
+
+
+def test_what_no_rule_foresaw_costs_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No content is known to do this, so the failure is put in."""
+
+    def failing(text: str) -> tuple[str, tuple[str, ...]]:
+        if "ZWIEBEL" in text:
+            raise ZeroDivisionError(text)
+        return checked_text(text)
+
+    monkeypatch.setattr("preprocessing.fhir_reports.checked_text", failing)
+    found = read(bundle(report(conclusion="ZWIEBEL"), report(id="r2")))
+    assert [type(one) for one in found] == [RejectedReport, ReportRecord]
+    assert getattr(found[0], "reason", "") == "unexpected_error"
+    assert "ZWIEBEL" not in str(found)

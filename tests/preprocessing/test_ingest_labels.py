@@ -109,6 +109,13 @@ def test_a_hospitals_own_headings_and_rules_are_part_of_the_store(archive: Path)
         )
 
 
+def test_an_observation_cannot_have_the_name_of_a_column(archive: Path) -> None:
+    rules = archive / "rules.yaml"
+    rules.write_text("version: 1\nobservations: {split: [crack]}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="split"):
+        ingest(archive / "in", archive / "out", configuration=replace(SMALL, rules=rules))
+
+
 @pytest.mark.parametrize("name", ["rules", "headings"])
 def test_a_wrong_file_is_told_before_anything_is_written(archive: Path, name: str) -> None:
     wrong = archive / "wrong.yaml"

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.assertions import SEVERITY, assertions
-from preprocessing.labels import NO_FINDING, ReportLabels, label_names, label_report, together
+from preprocessing.assertions import assertions
+from preprocessing.labels import ReportLabels, label_names, label_report, together
 from preprocessing.lexicon import rule_pack
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
+from preprocessing.rule_files import NO_FINDING, SEVERITY
 
 GOLDEN: dict[str, list[dict[str, Any]]] = yaml.safe_load(
     Path(__file__).with_name("golden_labels.yaml").read_text(encoding="utf-8")
@@ -99,6 +100,11 @@ def test_only_what_describes_the_picture_counts(text: str, expected: int | None)
 def test_an_empty_report_has_no_labels_and_not_even_no_finding() -> None:
     for text in ("", " \n", "FINDINGS:\nIMPRESSION:\n", "FINDINGS: ___\n", "INDICATION: Cough."):
         assert label_report(text) == ReportLabels({}, None, ())
+
+
+@pytest.mark.parametrize("text", ["Kerley B lines are present.", "Mild pulmonary vascular congestion."])
+def test_what_is_a_grade_of_edema_is_a_finding(text: str) -> None:
+    assert NO_FINDING not in label_report(text).values
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a study gets from its report, and what is told of all reports together."""
 
+import time
 from collections import Counter
 
 import polars as pl
@@ -57,6 +58,18 @@ def test_a_report_of_which_redaction_leaves_nothing_has_no_usable_text() -> None
 )
 def test_why_there_are_no_sentences(report: str, reason: str) -> None:
     assert read_report(report, (), ReportRules()).text.reason == reason
+
+
+@pytest.mark.parametrize("unit", ["Seen on 12/31/2019. ", "No effusion. ", "Dr. Smith. Edema, ", "FINDINGS: a\nb. "])
+def test_time_is_linear_in_the_length_of_a_report(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = "FINDINGS: " + unit * (length // len(unit))
+        begin = time.process_time()
+        read_report(text, (), ReportRules())
+        return time.process_time() - begin
+
+    seconds(10_000)
+    assert seconds(200_000) < 30 * seconds(20_000) + 0.5
 
 
 PLACES = st.builds(

@@ -21,7 +21,7 @@ from preprocessing.errors import InputError, UnusableFile
 from preprocessing.report_records import FORMAT_REASONS
 from preprocessing.report_sources import RejectedReport, ReportRecord, apart_from_reports, overlap, read_reports
 from preprocessing.sources import find_images
-from preprocessing.text_files import decode_report, decoded
+from preprocessing.text_files import checked_text, decode_report, decoded
 
 
 def test_a_folder_gives_one_record_a_file_in_the_order_of_names(tmp_path: Path) -> None:
@@ -398,3 +398,83 @@ def test_folders_overlap_when_one_holds_the_other(tmp_path: Path) -> None:
     assert not overlap(tmp_path / "a", tmp_path / "ab")
     assert not overlap(tmp_path / "a", tmp_path / "none")
     assert not overlap(tmp_path / "a", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'A1,"Lungs clear\nA2,Effusion\n',
+        'A1,"Lungs clear\nA2,Effusion\nA3,"Normal"\n',
+        'A1,"Lungs" clear\nA2,Effusion\n',
+    ],
+)
+def test_a_quotation_mark_out_of_place_merges_no_reports(tmp_path: Path, body: str) -> None:
+    path = tmp_path / "reports.csv"
+    path.write_text("study,text\nA0,Clear.\n" + body, encoding="utf-8")
+    with pytest.raises(InputError, match=r"reports\.csv: .* line 3") as raised:
+        list(read_reports(path))
+    assert "ungs" not in str(raised.value)
+    assert "Effusion" not in str(raised.value)
+
+
+def test_a_row_with_more_cells_than_the_header_is_rejected_and_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "reports.csv"
+    path.write_text('study,text\nA1,Lungs clear, no effusion\nA2,"Clear, dry."\n', encoding="utf-8")
+    assert list(outcomes(read_reports(path)).values()) == ["malformed_row", "Clear, dry."]
+
+
+def test_a_line_of_a_table_is_never_taken_for_utf_16(tmp_path: Path) -> None:
+    path = tmp_path / "reports.csv"
+    path.write_bytes(b"study,text\n\xff\xfeA1,Clear.\n" + b"A\x002\x00,\x00Dry\n" + "A3,Größe".encode())
+    assert list(outcomes(read_reports(path)).values()) == ["Clear.", "not_text", "Größe"] or list(
+        outcomes(read_reports(path)).values()
+    ) == ["Clear.", "Dry", "Größe"]
+
+
+@pytest.mark.parametrize("values", [[b"ZWIEBEL\xff\xfe"], [["ZWIEBEL"]], [{"text": "ZWIEBEL"}]])
+def test_columns_of_parquet_that_hold_no_text_are_one_clear_error(tmp_path: Path, values: list[object]) -> None:
+    path = tmp_path / "reports.parquet"
+    pl.DataFrame({"study": ["1.1"], "text": values}).write_parquet(path)
+    with pytest.raises(InputError, match=r"reports\.parquet: column 2 ") as raised:
+        list(read_reports(path))
+    assert "ZWIEBEL" not in str(raised.value)
+
+
+def test_damaged_pages_of_parquet_are_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "reports.parquet"
+    texts = [f"ZWIEBEL {number} {'clear ' * (number % 7)}" for number in range(2000)]
+    pl.DataFrame({"study": [str(n) for n in range(2000)], "text": texts}).write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[40:4000] = b"\xa5" * 3960
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"reports\.parquet") as raised:
+        list(read_reports(path))
+    assert "ZWIEBEL" not in str(raised.value)
+
+
+@pytest.mark.parametrize("start", ['<?xml version="1.0"?>\n<note>', "\ufeff\n<ClinicalDocument xmlns='urn:hl7-org:v3'>"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_in_xml_is_no_text(tmp_path: Path, start: str, encoding: str) -> None:
+    (tmp_path / "1.txt").write_text(start + "Clear.</note>", encoding=encoding)
+    assert outcomes(read_reports(tmp_path)) == {"1.txt": "not_text"}
+
+
+def test_what_no_rule_foresaw_costs_one_line_or_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No content is known to do this, so the failure is put in."""
+
+    def failing(text: str) -> tuple[str, tuple[str, ...]]:
+        if "ZWIEBEL" in text:
+            raise ZeroDivisionError(text)
+        return checked_text(text)
+
+    monkeypatch.setattr("preprocessing.fhir_reports.checked_text", failing)
+    monkeypatch.setattr("preprocessing.hl7_reports.checked_text", failing)
+    lines = [json.dumps(FHIR | {"conclusion": text}) for text in ("One.", "ZWIEBEL", "Two.")]
+    (tmp_path / "b.ndjson").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "c.hl7").write_text("".join(HL7.format(text) for text in ("One.", "ZWIEBEL", "Two.")))
+    found = list(read_reports(tmp_path))
+    assert [one.text if isinstance(one, ReportRecord) else one.reason for one in found] == [
+        *("Impression:\nOne.", "unexpected_error", "Impression:\nTwo."),
+        *("One.", "unexpected_error", "Two."),
+    ]
+    assert "ZWIEBEL" not in str(found)
