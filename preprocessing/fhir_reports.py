@@ -24,8 +24,15 @@ from pydantic import BaseModel, ValidationError
 from preprocessing.concept_headings import headed
 from preprocessing.errors import UnusableFile
 from preprocessing.html_text import without_tags
-from preprocessing.report_records import FORMAT_REASONS, WITHDRAWN, RejectedReport, ReportRecord, usable_keys
-from preprocessing.text_files import checked_text, decode_report, decoded
+from preprocessing.report_records import (
+    FORMAT_REASONS,
+    WITHDRAWN,
+    RejectedReport,
+    ReportRecord,
+    unexpected,
+    usable_keys,
+)
+from preprocessing.text_files import LONGEST_REPORT, checked_text, decode_report, decoded, text_encoding
 
 LONGEST_DOCUMENT = 64_000_000
 """Bytes of one JSON document, a Bundle for instance; NDJSON has no limit but this one for each line."""
@@ -156,9 +163,11 @@ def _read(resource: dict[str, Any], lookup: Lookup, origin: str) -> ReportRecord
         keys = usable_keys(list(_keys(report, lookup)))
         if not keys:
             raise UnusableFile("no_key", FORMAT_REASONS["no_key"])
+        return ReportRecord(keys, text, origin, (*flags, *others), status, _issued(report))
     except UnusableFile as error:
         return RejectedReport(origin, error.reason, error.detail)
-    return ReportRecord(keys, text, origin, (*flags, *others), status, _issued(report))
+    except Exception as error:  # costs one entry and not the rest of the file
+        return unexpected(error, origin)
 
 
 def _as_r4(resource: dict[str, Any]) -> dict[str, Any]:
@@ -255,9 +264,10 @@ def _plain(form: Attachment) -> tuple[str, tuple[str, ...]] | None:
         return None
     charset = next((p.partition("=")[2].strip(" \"'") for p in parameters if p.strip().startswith("charset")), "")
     try:
-        if charset:
-            with suppress(LookupError, UnicodeError):  # says one thing and is another: found out as for text files
-                return checked_text(form.data.decode(charset))
+        encoding = text_encoding(charset)
+        if encoding and len(form.data) <= LONGEST_REPORT:
+            with suppress(UnicodeError):  # says one thing and is another: found out as for text files
+                return checked_text(form.data.decode(encoding))
         return decode_report(form.data)
     except UnusableFile:
         return None
@@ -321,4 +331,7 @@ def _issued(report: DiagnosticReport) -> datetime | None:
     issued = report.issued
     if not isinstance(issued, datetime):
         return None
-    return issued.astimezone(UTC) if issued.tzinfo else issued
+    try:
+        return issued.astimezone(UTC) if issued.tzinfo else issued
+    except OverflowError:  # in the year 0 or 10000 of UTC
+        return None

@@ -26,6 +26,8 @@ BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?[\s\x0b]*(?:MSH|FHS|BHS)([^\w\s])[^\w
 _MESSAGE = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n\x0b\x1c]))[ \t\x0b]*(?=MSH[^\w\s])")
 _BREAK = re.compile(r"\r\n|\r|\n")
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}")
+_BARE = frozenset({"MSH", "PID", "PV1", "ORC", "OBR", "OBX", "NTE", "DSC", "ZDS", "BTS", "FTS"})
+"""Segments that may be without fields; other words of three letters on a line are text ("CHF")."""
 _FRAMES = str.maketrans("", "", "\x0b\x1c\ufeff")
 
 CHARACTER_SETS = {
@@ -122,7 +124,7 @@ def _joined(lines: list[str]) -> list[str]:
     for line in lines:
         if not line.strip():
             blanks += 1
-        elif not segments or (_SEGMENT.match(line) and line[3:4] in (separator, "")):
+        elif not segments or line in _BARE or (_SEGMENT.match(line) and line[3:4] == separator):
             segments.append([line])
             blanks = 0
         else:

@@ -13,6 +13,7 @@ from preprocessing.report_records import (
     RejectedReport,
     ReportRecord,
     time_stamp,
+    unexpected,
     usable_keys,
 )
 from preprocessing.text_files import checked_text
@@ -77,6 +78,8 @@ def read_message(message: bytes, origin: str) -> list[ReportRecord | RejectedRep
         orders = _orders(segments)
     except UnusableFile as error:
         return [RejectedReport(origin, error.reason, error.detail)]
+    except Exception as error:  # costs one message and not the rest of the file
+        return [unexpected(error, origin)]
     reports: list[ReportRecord | RejectedReport] = []
     for number, order in enumerate(orders, 1):
         name = origin if len(orders) == 1 else f"{origin} order {number}"
@@ -84,6 +87,8 @@ def read_message(message: bytes, origin: str) -> list[ReportRecord | RejectedRep
             reports.append(_report(order, kind, delimiters, flags, name))
         except UnusableFile as error:
             reports.append(RejectedReport(name, error.reason, error.detail))
+        except Exception as error:
+            reports.append(unexpected(error, name))
     return reports
 
 

@@ -24,7 +24,7 @@ def read_openi(content: bytes, origin: str) -> ReportRecord:
     Raises:
         UnusableFile: `malformed_xml`, `xml_entities`, `fhir_xml`, `other_xml`, `too_long`, `no_key` or `empty_report`.
     """
-    root = _root(content)
+    root = root_of(content)
     if root.tag.startswith(_FHIR):
         raise UnusableFile("fhir_xml", "FHIR as XML is not read; export it as JSON")
     if root.tag != "eCitation":
@@ -37,7 +37,12 @@ def read_openi(content: bytes, origin: str) -> ReportRecord:
     return ReportRecord(keys, text, origin, flags)
 
 
-def _root(content: bytes) -> Element:
+def root_of(content: bytes) -> Element:
+    """The root of a document that declares no entities; the one way in which files of the collection are parsed.
+
+    Raises:
+        UnusableFile: `malformed_xml`, `xml_entities` or `too_long`.
+    """
     if len(content) > LONGEST_REPORT:
         raise UnusableFile("too_long", f"longer than {LONGEST_REPORT} bytes, so not a report")
     try:

@@ -31,7 +31,7 @@ FORMAT_REASONS: dict[str, str] = {
     "compressed": "a compressed file",
     "empty_report": "holds no words",
     "no_key": "names neither study nor accession number",
-    "malformed_row": "a row of a table with fewer cells than its header",
+    "malformed_row": "a row of a table with fewer or more cells than its header",
     "no_report": "a message, bundle or file of a known format without a report in it",
     "no_plain_text": "the report is there only as PDF, RTF, HTML or a link",
     "other_message": "an HL7 message of another kind than a result or a document",
@@ -93,6 +93,11 @@ class RejectedReport:
     origin: str
     reason: str
     detail: str
+
+
+def unexpected(error: Exception, origin: str) -> RejectedReport:
+    """What a failure that no rule foresaw costs; its message is not kept, since it may quote the report."""
+    return RejectedReport(origin, "unexpected_error", f"reading failed ({type(error).__name__})")
 
 
 def usable_keys(keys: list[str]) -> tuple[str, ...]:

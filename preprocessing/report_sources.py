@@ -18,7 +18,7 @@ from preprocessing.hl7_messages import messages_in
 from preprocessing.hl7_reports import read_message
 from preprocessing.openi_reports import read_openi
 from preprocessing.report_formats import DICOM, FHIR, HEAD, HL7, XML, format_of, head_of, is_report_file, opened
-from preprocessing.report_records import FORMAT_REASONS, RejectedReport, ReportRecord, usable_keys
+from preprocessing.report_records import FORMAT_REASONS, RejectedReport, ReportRecord, unexpected, usable_keys
 from preprocessing.sources import SourceImage
 from preprocessing.sr_reports import read_sr
 from preprocessing.tables import column_named, is_table, stream_text_table
@@ -162,8 +162,8 @@ def _read_file(path: Path, origin: str) -> Iterator[ReportRecord | RejectedRepor
                 yield report
     except (UnusableFile, OSError) as error:
         yield _unreadable(error, origin)
-    except Exception as error:  # the libraries of the formats raise what they meet; the message may quote the file
-        yield RejectedReport(origin, "unexpected_error", f"reading failed ({type(error).__name__})")
+    except Exception as error:  # the libraries of the formats raise what they meet
+        yield unexpected(error, origin)
     else:
         if not count:
             yield RejectedReport(origin, "no_report", FORMAT_REASONS["no_report"])
@@ -224,6 +224,8 @@ def _fhir(file: BinaryIO, origin: str) -> Iterator[ReportRecord | RejectedReport
             yield from read_fhir(line, f"{origin} line {number}") if line.strip() else ()
         except UnusableFile as error:
             yield RejectedReport(f"{origin} line {number}", error.reason, error.detail)
+        except Exception as error:  # costs one line
+            yield unexpected(error, f"{origin} line {number}")
 
 
 def _read_table(source: Path) -> Iterator[ReportRecord | RejectedReport]:
@@ -233,12 +235,15 @@ def _read_table(source: Path) -> Iterator[ReportRecord | RejectedReport]:
     if text_column is None or not keys:
         raise InputError(f"{source}: a table of reports needs a column `study` or `accession`, and a column `text`")
     name = path_text(source.name)
-    return (_of_row(row, keys, text_column, f"{name} row {number}") for number, row in enumerate(rows, 2))
+    width = len(header)
+    return (_of_row(row, width, keys, text_column, f"{name} row {number}") for number, row in enumerate(rows, 2))
 
 
-def _of_row(row: list[str], columns: list[int], text_column: int, origin: str) -> ReportRecord | RejectedReport:
-    if len(row) <= max(*columns, text_column):
-        return RejectedReport(origin, "malformed_row", "the row has fewer cells than the header")
+def _of_row(
+    row: list[str], width: int, columns: list[int], text_column: int, origin: str
+) -> ReportRecord | RejectedReport:
+    if len(row) != width:  # a comma in a text that is not in quotation marks cuts it
+        return RejectedReport(origin, "malformed_row", FORMAT_REASONS["malformed_row"])
     keys = usable_keys([row[column] for column in columns])
     if not keys:
         return RejectedReport(origin, "no_key", "the row names neither study nor accession number")

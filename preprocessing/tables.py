@@ -12,11 +12,14 @@ from typing import BinaryIO
 import polars as pl
 
 from preprocessing.errors import InputError, UnusableFile
-from preprocessing.text_files import decoded
+from preprocessing.text_files import decoded, decoded_line
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _SLICE = 20_000
 """Rows of a Parquet file that are in memory at a time."""
+
+_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""Of damaged files, some make Polars panic, which is no `Exception`."""
 
 
 def is_table(path: Path) -> bool:
@@ -38,7 +41,7 @@ def read_text_table(path: Path) -> pl.DataFrame:
             header = table.columns
         else:
             header, table = _read_csv(path)
-    except (pl.exceptions.PolarsError, OSError, UnusableFile) as error:
+    except (*_POLARS_ERRORS, UnusableFile) as error:
         raise _unreadable_table(path, error) from None
     _refuse_repeated(path, [name.strip() for name in header])
     return table.rename({name: name.strip() for name in table.columns})
@@ -75,11 +78,12 @@ def column_named(header: Sequence[str], names: tuple[str, ...]) -> int | None:
 def stream_text_table(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     """Header and rows of a table that need not fit into memory, for texts; formats as in `read_text_table`.
 
-    Lines of a CSV that are not UTF-8 are read as Windows-1252. A row may have fewer cells than the header, and a blank
-    line is a row without any.
+    Lines of a CSV that are not UTF-8 are read as Windows-1252. A row may have fewer or more cells than the header, and
+    a blank line is a row without any.
 
     Raises:
-        InputError: as `read_text_table`; when it turns out on the way that the file is damaged, then.
+        InputError: as `read_text_table`, and when a column of a Parquet file holds lists, structures or bytes; when it
+            turns out on the way that the file is damaged or that a quotation mark is out of place, then.
     """
     if path.suffix.lower() == ".parquet":
         header, rows = _parquet_rows(path)
@@ -92,13 +96,25 @@ def stream_text_table(path: Path) -> tuple[list[str], Iterator[list[str]]]:
 
 def _parquet_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     try:
-        table = pl.scan_parquet(path).select(pl.all().cast(pl.String).fill_null(""))
-        header = table.collect_schema().names()
-        count = pl.scan_parquet(path).select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as error:
+        schema = pl.scan_parquet(path).collect_schema()
+    except _POLARS_ERRORS as error:
         raise _unreadable_table(path, error) from None
-    slices = (table.slice(start, _SLICE).collect() for start in range(0, count, _SLICE))
-    return header, (list(row) for part in slices for row in part.iter_rows())
+    for number, kind in enumerate(schema.dtypes(), 1):
+        if kind.is_nested() or kind == pl.Binary:
+            raise InputError(
+                f"{path}: column {number} holds lists, structures or bytes; store it as text or leave it out"
+            )
+    return schema.names(), _rows_of_parquet(path)
+
+
+def _rows_of_parquet(path: Path) -> Iterator[list[str]]:
+    try:
+        table = pl.scan_parquet(path).select(pl.all().cast(pl.String).fill_null(""))
+        count = pl.scan_parquet(path).select(pl.len()).collect().item()
+        for start in range(0, count, _SLICE):
+            yield from map(list, table.slice(start, _SLICE).collect().iter_rows())
+    except _POLARS_ERRORS as error:  # its message may quote values
+        raise _unreadable_table(path, error) from None
 
 
 def _csv_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
@@ -110,9 +126,24 @@ def _checked_rows(path: Path) -> Iterator[list[str]]:
     csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))  # what is too long for a report costs its row
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield from csv.reader(_text_lines(file))
-    except (OSError, EOFError, csv.Error, UnicodeError, zlib.error) as error:
+            yield from _strict_rows(path, _text_lines(file))
+    except (OSError, EOFError, UnicodeError, UnusableFile, zlib.error) as error:
         raise _unreadable_table(path, error) from None
+
+
+def _strict_rows(path: Path, lines: Iterator[str]) -> Iterator[list[str]]:
+    """The rows; a quotation mark that is not closed would put what follows, of other patients, into one cell."""
+    reader = csv.reader(lines, strict=True)
+    begin = 1
+    try:
+        for row in reader:
+            yield row
+            begin = reader.line_num + 1
+    except csv.Error:
+        raise InputError(
+            f"{path}: the row that begins in line {begin} has a quotation mark or line break out of place; "
+            "put texts in quotation marks and double those inside"
+        ) from None
 
 
 def _text_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
@@ -123,7 +154,7 @@ def _text_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
         return
     yield decoded(first)[0]
     for line in file:
-        yield line.decode("ascii") if line.isascii() else decoded(line)[0]
+        yield decoded_line(line)
 
 
 def _unreadable_table(path: Path, error: Exception) -> InputError:

@@ -2,11 +2,26 @@
 
 import codecs
 import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 
 from preprocessing.errors import UnusableFile
 
 LONGEST_REPORT = 5_000_000
 """Bytes or characters; no report is longer, and what is longer is not a report."""
+
+_ENCODINGS = frozenset(
+    {
+        *("ascii", "latin_1", "utf_8", "utf_16", "utf_16_be", "utf_16_le", "koi8_r", "koi8_u", "mac_roman", "tis_620"),
+        *(f"iso8859_{part}" for part in (*range(2, 12), *range(13, 17))),
+        *(f"cp{page}" for page in (437, 850, 852, 866, 874, 932, 949, 950, *range(1250, 1259))),
+        *("gb2312", "gbk", "gb18030", "big5", "big5hkscs", "shift_jis", "euc_jp", "iso2022_jp", "euc_kr"),
+    }
+)
+"""Python's names of the encodings that texts are in; of its other codecs, some take the square of a text's length."""
+
+_OTHER_NAMES = {"windows_31j": "cp932", "x_sjis": "shift_jis", "windows_874": "cp874"}
+"""Names in use that Python does not know."""
 
 _BEGINNINGS = {
     b"%!PS": "a PostScript document",
@@ -27,6 +42,7 @@ _HTML = re.compile(
 )
 _TAG = re.compile(r"</?(?:br|p|hr|b|i|u|em|strong|pre|sub|sup|h[1-6])(?:\s[^<>]{0,100})?/?>", re.IGNORECASE)
 """Tags between which a text can still be read; some systems write their line breaks so."""
+_XML = re.compile(r"[\s\ufeff]*<(?:\?xml|ClinicalDocument)\b")
 _RTF = re.compile(r"\{\\rtf|\\(?:pard?|plain|fs\d{1,3}|lang\d{3,5})(?![a-z\d])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{60,}")
 _CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f\x7f]")
@@ -108,6 +124,21 @@ def decoded(content: bytes) -> tuple[str, tuple[str, ...]]:
     return _decoded_by_lines(content.removeprefix(codecs.BOM_UTF8))
 
 
+def decoded_line(line: bytes) -> str:
+    """A line from the midst of a file: UTF-8, or else Windows-1252 or Latin-1; its first bytes are no mark."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return _single_byte(line)[0]
+
+
+def text_encoding(name: str) -> str:
+    """Python's name of an encoding by whatever name a file calls it; blank for what is no encoding of texts."""
+    normal = normalize_encoding(name.lower())
+    known = _OTHER_NAMES.get(normal) or aliases.get(normal, normal)
+    return known if known in _ENCODINGS else ""
+
+
 def _utf_16_by_its_zeros(content: bytes) -> str:
     """The UTF-16 without mark that bytes look like: Latin letters have a zero in every other byte and nowhere else."""
     sample = content[:4096]
@@ -155,6 +186,8 @@ def _foreign(text: str) -> str:
         return "a PDF document"
     if "<" in text and _HTML.search(text):
         return "HTML"
+    if _XML.match(text):
+        return "an XML document"
     if "\\" in text:
         marks = _RTF.findall(text)
         if len(marks) >= 3 or "{\\rtf" in marks:

@@ -27,7 +27,7 @@ REASONS: dict[str, str] = {
     "not_in_split_lists": "neither the training nor the test list of the data set names this image",
     "other_modality": "the table says that this is no radiograph, but for instance a slice of a CT",
     "excluded_by_the_set": "the table says that this image is not to be used",
-    "bad_path": "the path in the row does not say which patient and study the image is of",
+    "bad_path": "the path in the row does not say which patient and study the image is of, or leads out of the set",
     "report_without_image": "the data set names no image for this report",
     "several_reports": "several rows are reports of one study; none was taken",
     "label_value": "the value is no label, or none that the data set's documentation allows; it counts as unknown",
@@ -144,7 +144,7 @@ class Collection:
         split: str = "",
         inverted: bool = False,
     ) -> None:
-        """Take an image, or leave it out where the row does not say whose it is.
+        """Take an image, or leave it out where the row does not say whose it is or names a file outside the set.
 
         Of several images of a study with the same report the first carries it, so that it is not met as a duplicate.
         """
@@ -153,6 +153,9 @@ class Collection:
             self.leave_out("image", origin, f"no_{blank[0]}", image)
             return
         place = self.place(image)
+        if _is_outside(place):
+            self.leave_out("image", origin, "bad_path", image)
+            return
         self._accounted.add(place)
         if (study, text or report) in self._reports:
             text = report = ""
@@ -217,6 +220,11 @@ def read_tree(root: Path, excluded: Iterable[Path] = ()) -> Tree:
     except OSError as error:
         raise InputError(f"{root}: cannot be read ({error.strerror}); check its folders and permissions") from error
     return Tree(root, sorted(found))
+
+
+def _is_outside(place: str) -> bool:
+    """Whether a normal path leads out of the folder that it is relative to."""
+    return os.path.isabs(place) or place.split("/", 1)[0] in ("..", ".")  # noqa: PTH117 -- fast
 
 
 def _preference(path: str) -> tuple[bool, int, str]:

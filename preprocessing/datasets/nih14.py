@@ -9,10 +9,12 @@ from pathlib import Path
 
 from preprocessing.datasets.collection import Collection, Dataset, Tree, read_columns, stem
 from preprocessing.datasets.labels import Findings, by_study, findings_of, label_lists, names_of
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, UnusableFile
 from preprocessing.splits import TRAINING_OR_VALIDATION
+from preprocessing.text_files import decoded
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
+_NORMAL = "No Finding"
 
 
 def read_nih14(tree: Tree) -> Dataset:
@@ -38,7 +40,8 @@ def read_nih14(tree: Tree) -> Dataset:
             continue
         collection.add(origin, image, study, patient, view=view, split=splits.get(image, ""))
         listed = findings_of(findings.split("|"), names)
-        is_known = listed.present <= set(names.labels)
+        contradicts = _NORMAL in listed.present and len(listed.present) > 1
+        is_known = listed.present <= set(names.labels) and not contradicts
         if not is_known:
             collection.leave_out("label", origin, "label_value")
         studies.append(study)
@@ -47,4 +50,10 @@ def read_nih14(tree: Tree) -> Dataset:
 
 
 def _listed(path: Path, split: str) -> dict[str, str]:
-    return {line.strip(): split for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+    try:
+        text, _ = decoded(path.read_bytes())
+    except (OSError, UnusableFile) as error:
+        raise InputError(
+            f"{path}: cannot be read as text ({type(error).__name__}); put the official list there"
+        ) from None
+    return {line.strip(): split for line in text.splitlines() if line.strip()}

@@ -11,8 +11,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from defusedxml.ElementTree import fromstring
-
 from preprocessing import openi_reports
 from preprocessing.datasets.collection import (
     REASONS,
@@ -88,7 +86,7 @@ def _text(content: bytes) -> str:
 
 def _ids(content: bytes) -> tuple[str, list[str]]:
     """Id of a report, or blank, and ids of its images."""
-    root = fromstring(content.lstrip(), forbid_dtd=True)
+    root = openi_reports.root_of(content)
     ids = [element.get("id", "").strip() for element in root.iter("uId")]
     images = [element.get("id", "").strip() for element in root.iter("parentImage")]
     return next(iter(ids), ""), [image for image in images if image]

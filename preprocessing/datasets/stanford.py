@@ -15,6 +15,7 @@ from preprocessing.datasets.collection import (
     Tree,
     headed_text,
     read_columns,
+    stem,
     without_suffix,
 )
 from preprocessing.datasets.labels import by_study, label_columns, names_of
@@ -99,7 +100,7 @@ def _add(
 
 def _view(path: str, side: str, projection: str) -> str:
     """A lateral view by its column, or by the name of the file where the table has no such column."""
-    is_lateral = side.lower() == "lateral" if side else path.rpartition("/")[2].lower().endswith("lateral.jpg")
+    is_lateral = side.lower() == "lateral" if side else stem(path).lower().endswith("lateral")
     return "LATERAL" if is_lateral else projection
 
 

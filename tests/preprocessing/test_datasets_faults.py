@@ -458,10 +458,9 @@ def test_a_table_names_no_file_outside_the_set(tmp_path: Path, image: str) -> No
 
 
 def test_paths_from_elsewhere_to_images_of_the_set_are_those_images(tmp_path: Path) -> None:
-    header, _ = TREES["brax"]["master_spreadsheet_update.csv"]
-    row = f"/mnt/elsewhere/images/a.png,P,A,PA,{fourteen()}"
-    tree(tmp_path / "in", "brax", **{"master_spreadsheet_update.csv": (header, row)})
-    assert [row.image for row in read_dataset("brax", tmp_path / "in").rows] == ["images/a.png"]
+    header, row = TREES["covid-chestxray"]["metadata.csv"]
+    tree(tmp_path / "in", "covid-chestxray", **{"metadata.csv": (header, row.replace("images", "/mnt/elsewhere"))})
+    assert [row.image for row in read_dataset("covid-chestxray", tmp_path / "in").rows] == ["images/a.png"]
 
 
 @pytest.mark.parametrize("name", ["view1_lateral.jpg", "view1_lateral.png", "view1_LATERAL.dcm"])

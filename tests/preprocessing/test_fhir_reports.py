@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -297,12 +296,13 @@ def test_any_content_of_the_elements_gives_a_report_or_a_reason(elements: Resour
     assert isinstance(found, ReportRecord) or found.reason in FORMAT_REASONS
 
 
-@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "\0", "unicode_escape", "zip"])
-def test_a_charset_that_is_none_of_texts_is_found_out_from_the_bytes(charset: str) -> None:
-    started = time.perf_counter()
-    record = only(report(presentedForm=[form(b"Clear-abc. " * 10_000, f"text/plain; charset={charset}")]))
-    assert record.text == "Clear-abc. " * 10_000
-    assert time.perf_counter() - started < 2
+@pytest.mark.parametrize(
+    ("charset", "content"),
+    [("punycode", "a" * 60_000), ("utf-7", "+AGE-"), ("unicode_escape", r"\x41"), ("\0", "Clear."), ("zip", "Clear.")],
+)
+def test_a_charset_that_is_none_of_texts_is_found_out_from_the_bytes(charset: str, content: str) -> None:
+    """Python's codec for the first takes time that grows with the square of the length."""
+    assert only(report(presentedForm=[form(content.encode(), f"text/plain; charset={charset}")])).text == content
 
 
 def test_an_attachment_longer_than_any_report_is_not_decoded() -> None:
@@ -336,3 +336,20 @@ def test_what_no_rule_foresaw_costs_one_entry(monkeypatch: pytest.MonkeyPatch) -
     assert [type(one) for one in found] == [RejectedReport, ReportRecord]
     assert getattr(found[0], "reason", "") == "unexpected_error"
     assert "ZWIEBEL" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "text"),
+    [
+        ("ISO_8859-1", "latin-1", "Größe"),
+        ("utf8", "utf-8", "Größe"),
+        ("Windows-1251", "cp1251", "Лёгкие"),
+        ("windows-31j", "cp932", "胸部①"),
+        ("KS_C_5601-1987", "euc-kr", "흉부"),
+        ("GB18030", "gb18030", "胸部"),
+        ("utf-16le", "utf-16-le", "Größe"),
+    ],
+)
+def test_encodings_are_known_by_their_many_names(charset: str, encoding: str, text: str) -> None:
+    attachment = form(text.encode(encoding), f"text/plain; charset={charset}")
+    assert only(report(presentedForm=[attachment])).text == text
