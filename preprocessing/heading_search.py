@@ -95,7 +95,7 @@ def _take_line(
 ) -> bool:
     """Add the headings of a line to those found; tells whether it is a line of a letterhead or footer."""
     is_administrative = False
-    colon = line.find(":")
+    colon = _next_colon(line)
     if colon < 0:
         if not _may_open(words, vocabulary):
             return False
@@ -114,6 +114,14 @@ def _take_line(
             if placed is not None:
                 found.append(placed)
     return is_administrative
+
+
+def _next_colon(line: str, position: int = 0) -> int:
+    """Place of the next colon that is not one of a clock time ("3:45 P.M."); -1 where there is none."""
+    colon = line.find(":", position)
+    while colon > 0 and line[colon - 1].isdigit() and line[colon + 1 : colon + 3].isdigit():
+        colon = line.find(":", colon + 1)
+    return colon
 
 
 def _draw_rule(text: str, found: list[Heading], start: int, end: int) -> None:
@@ -180,14 +188,14 @@ def _headings_of_line(
     if first is not None:
         yield first
         position = first.text_start - offset
-        colon = line.find(":", position)
+        colon = _next_colon(line, position)
     while colon >= 0:
         heading = _heading_before_colon(line, offset, max(position, colon - LONGEST_LABEL), colon, vocabulary)
         position = colon + 1
         if heading is not None:
             yield heading
             position = heading.text_start - offset
-        colon = line.find(":", position)
+        colon = _next_colon(line, position)
 
 
 def _heading_at_line_start(
@@ -295,7 +303,7 @@ def _heading_before_colon(
     around = line[max(0, begin - LONGEST_LABEL) : colon + LONGEST_LABEL]
     for word in _WORD.finditer(window):
         label = window[word.start() :].rstrip("*_ ")
-        if not label[0].isalnum() or _IN_LABEL.search(label):
+        if not label[0].isalnum() or _IN_LABEL.search(label) or label.count("(") != label.count(")"):
             continue
         before = line[max(0, begin + word.start() - 24) : begin + word.start()]
         name, is_view = _name_before_colon(label, before, window[: word.start()], around, vocabulary)

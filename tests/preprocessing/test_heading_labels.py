@@ -139,3 +139,28 @@ def test_time_is_linear_in_text_full_of_organs(unit: str) -> None:
 
     seconds(10_000)
     assert seconds(200_000) < 30 * seconds(20_000) + 0.5
+
+
+@pytest.mark.parametrize(
+    "line", ["AP CHEST, 3:45 P.M., ___.", "PORTABLE CHEST, 11:03 A.M.", "CHEST RADIOGRAPH 10:15 HOURS"]
+)
+def test_the_colon_of_a_clock_time_is_no_headings_colon(line: str) -> None:
+    text = f"{line}\n\nHISTORY: Cough.\nIMPRESSION: Clear.\n"
+    found = [(section.name, section_text(text, section)) for section in split_sections(text)]
+    assert found == [("preamble", line), ("history", "Cough."), ("impression", "Clear.")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("Report Dictated By: A. Doe", "Report approved by A. Doe", "Reported and signed by: A. Doe"),
+        *("Finalized by John Doe MD", "Final Report Dictated by Resident Doe", "Authorised by A. Doe"),
+        *("With kind regards", "Yours sincerely", "Primary Interpreting Staff: Doe", "Primary Diagnostic Code: 1"),
+        "This report was generated with voice recognition software.",
+    ],
+)
+def test_ways_to_sign_are_no_part_of_the_impression(line: str) -> None:
+    text = f"FINDINGS: Clear.\nIMPRESSION: Normal.\n{line}\n"
+    found = [(section.name, section_text(text, section)) for section in split_sections(text)]
+    assert found[:2] == [("findings", "Clear."), ("impression", "Normal.")]
+    assert {name for name, _ in found[2:]} == {"signature"}
