@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from preprocessing.headings import ADMINISTRATIVE, LONGEST_LABEL, HeadingVocabulary
+from preprocessing.headings import ADMINISTRATIVE, IN_LABEL, LONGEST_LABEL, HeadingVocabulary
 
 PREAMBLE = "preamble"
 SIGNATURE = "signature"
@@ -24,7 +24,6 @@ _ENCLOSED = re.compile(
     r"\s*[#*_=~\-–\[(<\"]{1,6}\s*(?:(?:b|u|strong)>\s*)?([A-Za-z][A-Za-z0-9 &'/,]{1,50}?)\s*"
     r"(?::?\s*(?:</\w{1,6}>|[*_=~\-–\])>\"#]{1,6})\s*:?|:?\s*\Z)[ \t]*"
 )
-_BEHIND_LONE = re.compile(r"\s*:[ \t]*")
 _RULE = re.compile(r"\s*(?:_{5,}|([=*~\-—])\1{2,})\s*\Z")
 _DASH = re.compile(r"([A-Za-z][A-Za-z0-9 &'/(),]{1,60}?)(?: *[-–—]{1,2}>? +| *[–—]+ *| *[=;] +| *-*>{1,2} *)")
 _STOPPED = re.compile(r"([A-Z][A-Za-z &'/]{3,40}?)\.{1,3}(?:\s+(?=\S)|(?=[A-Z]))")
@@ -35,11 +34,11 @@ _LETTERHEAD = 2000  # characters at the top in which the lines of a letterhead a
 _FIRST_WORD = re.compile(r"[A-Za-z']+")
 _WORD = re.compile(r"[^\s*_]+")
 _ENDS_SENTENCE = re.compile(r"(?:[.!?;)\]*_|]|\A)[\s*_]*\Z|\s{2}\Z")
-_IN_LABEL = re.compile(r"[.;>\]]\s")  # no label goes on behind these
 _PAGE = re.compile(r"\bpage:?\s+\d+(?:\s*(?:of|/)\s*\d+|\W*\Z)", re.IGNORECASE)
 FULL_LINE = 55  # characters from which a line may have been wrapped
 _DECORATION = frozenset('#*_>•·-–=~[(<"')
 _ENDS = frozenset(".!?;:")
+_SENTENCE_ENDS = frozenset(".!?;")
 _NO_HEADING_BEFORE = frozenset(".:;,)")  # no heading goes on in the next line behind these
 _RULE_MARKS = frozenset("_=*~-—")
 
@@ -229,18 +228,28 @@ def _heading_at_line_start(
 
 
 def _broken_heading(before: str, label: str, vocabulary: HeadingVocabulary) -> tuple[str, int] | None:
-    """Name of a heading that the end of a line broke, and how far above it begins: "... Clinical" and "History:"."""
+    """Name of a heading that the end of a line broke, and how far above it begins: "... Clinical" and "History:".
+
+    Where the end is a heading without its beginning, that has to begin a sentence or a full line has to break it, and
+    it is no part of the body: "EXAM: CHEST" and below it "FINDINGS:" are two headings.
+    """
     tail = before[-LONGEST_LABEL:]
     if tail.rstrip()[-1] in _NO_HEADING_BEFORE or vocabulary.inner_words.isdisjoint(
         tail.lower().replace("'", "").split()[-3:]
     ):
         return None
+    is_whole = vocabulary.recognised(label) is not None
     for word in list(_WORD.finditer(tail))[-3:]:
         first = tail[word.start() :]
+        is_broken = len(before) > FULL_LINE or tail[: word.start()].rstrip()[-1:] in _SENTENCE_ENDS
+        if is_whole and (not is_broken or vocabulary.is_view_word(word.group())):
+            continue
         is_heading_itself = first == before and vocabulary.recognised_alone(first.strip()) is not None
         if (first[0].isupper() or (first[0].isalpha() and label.islower())) and not is_heading_itself:
             name = vocabulary.name_of_unmarked(f"{first} {label}")
-            if name is not None:
+            # "EXAM: CHEST" above "FINDINGS:" is no "chest findings".
+            is_of_line_above = vocabulary.is_view_word(first.strip()) and vocabulary.name_of(label) == name
+            if name is not None and not is_of_line_above:
                 return name, len(first)
     return None
 
@@ -303,7 +312,7 @@ def _heading_before_colon(
     around = line[max(0, begin - LONGEST_LABEL) : colon + LONGEST_LABEL]
     for word in _WORD.finditer(window):
         label = window[word.start() :].rstrip("*_ ")
-        if not label[0].isalnum() or _IN_LABEL.search(label) or label.count("(") != label.count(")"):
+        if not label[0].isalnum() or IN_LABEL.search(label) or label.count("(") != label.count(")"):
             continue
         before = line[max(0, begin + word.start() - 24) : begin + word.start()]
         name, is_view = _name_before_colon(label, before, window[: word.start()], around, vocabulary)

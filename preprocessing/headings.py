@@ -22,6 +22,9 @@ LONGEST_LABEL = 80
 ADMINISTRATIVE = "administrative"
 """Labels of letterheads and footers; no section of its own: `preamble` above the findings, `signature` below."""
 
+IN_LABEL = re.compile(r"[.;>\]]\s")
+"""Behind these a label goes on only where all of it is a variant, as "ACC. NO." is."""
+
 _REMEMBERED = 1 << 14
 _RULES = Path(__file__).parent / "rules" / "headings.yaml"
 _OVERRIDE_KEYS = ("headings", "remove")
@@ -29,6 +32,7 @@ _OVERRIDE_KEYS = ("headings", "remove")
 _QUALIFIED = ("findings_and_impression", "impression", "findings", "indication", "history", "comparison")
 _BETWEEN_PARTS = re.compile(r" and | or ")
 _GAP = r"(?:\s+|\s*/\s*|-)"
+_OPENER_GAP = r"(?:,?\s+|\s*/\s*|-)"
 
 
 class HeadingVocabulary:
@@ -65,10 +69,14 @@ class HeadingVocabulary:
         self.opener_names: dict[str, str] = {
             normalised(phrase): name for name, phrases in rules["openers"].items() for phrase in phrases
         }
-        self.openers = UnmarkedHeadings(_phrases(self.opener_names), {words.split()[0] for words in self.opener_names})
+        self.openers = UnmarkedHeadings(
+            _phrases(self.opener_names, gap=_OPENER_GAP), {words.split()[0] for words in self.opener_names}
+        )
         self.opener_words = _covering(self.opener_names)
+        self._stand_ins = {words: name for name, variants in rules.get("stand_ins", {}).items() for words in variants}
         prose = rules.get("prose", {})
         self.common_words = frozenset(prose.get("common", ()))
+        self._set_apart = frozenset(prose.get("set_apart", ()))
         self.words_before = frozenset(prose.get("before", ()))
         self.words_after = frozenset(prose.get("after", ()))
         self._describing = {name: frozenset(words) for name, words in prose.get("describing", {}).items()}
@@ -122,7 +130,9 @@ class HeadingVocabulary:
         try:
             return self._before_colon[label]
         except KeyError:
-            name = self.name_of_whole(label) or self.name_of_misspelt(label)
+            name = self.name_of(label)
+            if name is None and not IN_LABEL.search(label):
+                name = self.name_of_whole(label) or self.name_of_misspelt(label)
             is_view = name is None and self.is_view_heading(label)
             found = (self.view_name, True) if is_view else (name, False) if name else None
             _remember(self._before_colon, label, found)
@@ -146,6 +156,10 @@ class HeadingVocabulary:
     def is_described(self, name: str, before: str) -> bool:
         """Whether the word before the heading's describes it, as in "acute findings" or "medical history"."""
         return before in self._describing.get(name, ())
+
+    def name_in_place(self, label: str) -> str | None:
+        """Canonical name of the section that a heading stands in for, where a report has no other heading of it."""
+        return self._stand_ins.get(normalised(label))
 
     def is_view_word(self, word: str) -> bool:
         """Whether a word names a view or a part of the body, with which an examination begins."""
@@ -178,7 +192,10 @@ class HeadingVocabulary:
         names = {
             words: name
             for words, name in self._names.items()
-            if name != ADMINISTRATIVE and self._view_body.isdisjoint(words.split()[1:] or ()) and words[:6] != "chest "
+            if name != ADMINISTRATIVE
+            and words not in self._set_apart
+            and self._view_body.isdisjoint(words.split()[1:] or ())
+            and words[:6] != "chest "
         }
         examinations = [words for words, name in names.items() if name == "examination" and " " not in words]
         return UnmarkedHeadings(_phrases(names, self._beginnings, examinations), self.first_words)
@@ -316,12 +333,15 @@ def _key(variant: str) -> str:
 
 
 def _phrases(
-    phrases: Iterable[str], beginnings: Iterable[str] = (), beginnings_end_in: Iterable[str] = ()
+    phrases: Iterable[str],
+    beginnings: Iterable[str] = (),
+    beginnings_end_in: Iterable[str] = (),
+    gap: str = _GAP,
 ) -> re.Pattern[str]:
     """Matches the longest of the phrases, at a word's end; a beginning takes up to three words before its last one."""
     ends = "|".join(map(re.escape, beginnings_end_in))
     alternatives = [rf"{_spaced(words)}(?:\s+\w+){{0,3}}?\s+(?:{ends})" for words in beginnings if ends]
-    alternatives += [_spaced(words) for words in sorted(phrases, key=len, reverse=True)]
+    alternatives += [_spaced(words, gap) for words in sorted(phrases, key=len, reverse=True)]
     return re.compile(rf"(?:{'|'.join(alternatives)})(?!\w)", re.IGNORECASE)
 
 
@@ -334,10 +354,10 @@ def _covering(phrases: Iterable[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _spaced(words: str) -> str:
+def _spaced(words: str, gap: str = _GAP) -> str:
     """The words of a variant as they stand in text: "&" or "/" for "and", "patient's" for "patients"."""
-    text = _GAP.join(re.sub(r"(?<=\w{3})s\Z", "['’]?s", re.escape(word)) for word in words.split())
-    return text.replace(f"{_GAP}and{_GAP}", r"(?:\s+and\s+|\s*[/&]\s*)")
+    text = gap.join(re.sub(r"(?<=\w{3})s\Z", "['’]?s", re.escape(word)) for word in words.split())
+    return text.replace(f"{gap}and{gap}", r"(?:\s+and\s+|\s*[/&]\s*)")
 
 
 def _tree(words: Iterable[str]) -> str:

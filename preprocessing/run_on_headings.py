@@ -22,6 +22,7 @@ _NAMED_LINE = re.compile(
     r"[\r\n][ \t]*((?:Dr\.? )?(?:[A-Z][\w.'-]*,? +){1,3}[A-Z][\w'-]+, *"
     r"(?:M\.?D|D\.?O|M\.?B\.?B\.?S|FRCR|FRCPC|FACR|Ph\.?D|(?:Consultant )?Radiologist)\b[^\r\n]{0,40})\s*\Z"
 )
+_SLASHED = re.compile(r"(?:^|(?<=\s))/e?s/(?=\s)", re.MULTILINE)
 _FINDINGS = frozenset({"findings", "findings_and_impression"})
 _ABOVE_FINDINGS = frozenset({PREAMBLE, "examination", "history", "indication", "technique", "comparison"})
 _LONGEST_SIGNATURE = 160  # characters
@@ -68,13 +69,14 @@ def run_on_headings(text: str, lower: str, marked: Sequence[Heading], vocabulary
 
 
 def signature_headings(text: str, lower: str, vocabulary: HeadingVocabulary) -> list[Heading]:
-    """Phrases that open a signature or attestation, at the beginning of a line or behind a sentence."""
+    """Phrases that open a signature or attestation, at the beginning of a line or behind a sentence, and "/es/"."""
+    slashed = _SLASHED.finditer(lower) if "s/" in lower else ()
+    found = [Heading(SIGNATURE, match.group(), match.start(), match.end()) for match in slashed]
     for word in vocabulary.opener_words:  # a loop, since every report passes here and `any` takes twice the time
         if word in lower:
             break
     else:
-        return []
-    found = []
+        return found
     has_capitals = not text.islower()
     for start, end in vocabulary.openers.places(lower):
         before = text[max(0, start - _AROUND) : start]

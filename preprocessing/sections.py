@@ -141,6 +141,8 @@ def _without_echoes(text: str, headings: list[Heading]) -> list[Heading]:
         follows_directly = bool(kept) and not SUBSTANCE.search(text, kept[-1].text_start, heading.start)
         if follows_directly and not kept[-1].label and heading.name == kept[-1].name:
             kept[-1] = heading._replace(start=kept[-1].start)  # a rule, and below it "FINAL REPORT"
+        elif follows_directly and kept[-1].is_view and heading.name == kept[-1].name and not heading.is_view:
+            kept[-1] = heading._replace(start=kept[-1].start)  # "CHEST, 2 VIEWS:", and below it "FINDINGS:"
         elif not (follows_directly and (heading.is_view or (heading.label and heading.name == kept[-1].name))):
             kept.append(heading)
     return kept
@@ -164,6 +166,7 @@ def _headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
             if (before := bisect_right(starts, signature.start)) == 0 or signature.start >= found[before - 1].text_start
         ]
         found = sorted([*found, *outside], key=lambda heading: heading.start)
+    found = _with_stand_ins(found, vocabulary)
     organs = structured_findings(lower, found, vocabulary) if found else None
     if organs is not None:
         found = sorted([*found, organs], key=lambda heading: heading.start)
@@ -172,6 +175,18 @@ def _headings(text: str, vocabulary: HeadingVocabulary) -> list[Heading]:
         if named is not None and named.start >= found[-1].text_start:
             found.append(named)
     return found if plain is text else [_as_written(text, plain, heading) for heading in found]
+
+
+def _with_stand_ins(headings: list[Heading], vocabulary: HeadingVocabulary) -> list[Heading]:
+    """The headings, where those that stand in for a section that the report lacks have its name."""
+    names = {heading.name for heading in headings if not heading.is_view}
+    if "findings" in names or "findings_and_impression" in names:
+        return headings
+    return [
+        heading if name is None or name in names else heading._replace(name=name)
+        for heading in headings
+        for name in [vocabulary.name_in_place(heading.label)]
+    ]
 
 
 def _as_written(text: str, plain: str, heading: Heading) -> Heading:

@@ -60,8 +60,14 @@ _BREAK = re.compile(r"(?:\r\n?|\n)(?:[ \t\u00a0]*(?:\r\n?|\n))*")
 _BEFORE_ITEM = re.compile(r"\s+[^\W\d_]")
 _RUN_TOGETHER = re.compile(r"[A-Z][A-Za-z ]")
 _ENUMERATOR = re.compile(r"\s*(?:\(?(\d{1,2})(?:[.)](?!\d)|\s-)\s*(?=[^\W\d_])|[-*•·‣>]+\s+)?")
+# Such begin an item only at the beginning of a line; elsewhere they are the end of a word or an initial.
+_LINE_ENUMERATOR = re.compile(
+    r"\s*(?:\(?[a-h]\)\s*(?=[^\W\d_])|[a-h]\.\s+(?=[A-Z])|#\d{1,2}[.):]\s*(?=[^\W\d_])|#\d{1,2}\s+(?=[A-Z])"
+    r"|\(?(?:I{1,3}|IV|VI{0,3}|IX|X)[.)]\s+(?=[A-Z]))"
+)
 _ASKS_FOR_MORE = frozenset(",;:(/")  # no sentence ends at a question mark behind these
 _ENUMERATING = frozenset("0123456789(-*•·‣>")
+_LINE_ENUMERATING = frozenset("abcdefghIVX#(")
 _SECOND_ITEM = re.compile(r"(?<=\s)\(?2[.)]\s")
 _NEXT = re.compile(r"\s*(\S+)")
 _LOOK_AHEAD = 60  # characters; a bound on every look around a mark keeps the time linear
@@ -134,13 +140,23 @@ def _bodies(text: str) -> Iterator[tuple[int, int]]:
 
 def _list_number(text: str, position: int) -> tuple[int, int]:
     """Where the list number or bullet at `position` ends, and the number; `position` and 0 where there is none."""
-    opening = text[position : position + _LOOK_AHEAD].lstrip()
-    if not opening or opening[0] not in _ENUMERATING:
-        return position, 0
-    match = _ENUMERATOR.match(text, position, position + _LOOK_AHEAD)
-    if not match or not match.group().strip():
-        return position, 0
-    return match.end(), int(match.group(1) or 0)
+    ahead = text[position : position + _LOOK_AHEAD]
+    opening = ahead.lstrip()
+    first = opening[:1]
+    if first in _ENUMERATING:
+        match = _ENUMERATOR.match(text, position, position + _LOOK_AHEAD)
+        if match and match.group().strip():
+            return match.end(), int(match.group(1) or 0)
+    if first in _LINE_ENUMERATING and _begins_line(text, position, ahead[: len(ahead) - len(opening)]):
+        match = _LINE_ENUMERATOR.match(text, position, position + _LOOK_AHEAD)
+        if match:
+            return match.end(), 0
+    return position, 0
+
+
+def _begins_line(text: str, position: int, blanks: str) -> bool:
+    """Whether what stands behind the blanks at `position` is the first of its line."""
+    return position == 0 or text[position - 1] in "\r\n" or "\n" in blanks or "\r" in blanks
 
 
 class _Reader:
@@ -257,7 +273,7 @@ class _Reader:
         word = self._word_after(end)
         if not word:
             return False
-        if word[0] in _ENUMERATING and _list_number(text, end)[0] > end:
+        if (word[0] in _ENUMERATING or word[0] in _LINE_ENUMERATING) and _list_number(text, end)[0] > end:
             return True
         if not word[0].isupper() and word[0] != "?":
             return False

@@ -156,7 +156,10 @@ def test_the_colon_of_a_clock_time_is_no_headings_colon(line: str) -> None:
         *("Report Dictated By: A. Doe", "Report approved by A. Doe", "Reported and signed by: A. Doe"),
         *("Finalized by John Doe MD", "Final Report Dictated by Resident Doe", "Authorised by A. Doe"),
         *("With kind regards", "Yours sincerely", "Primary Interpreting Staff: Doe", "Primary Diagnostic Code: 1"),
-        "This report was generated with voice recognition software.",
+        *("This report was generated with voice recognition software.", "/es/ JOHN DOE, MD", "/es/\nDoe"),
+        *("Report finalised by A. Doe", "Final report authorised by A. Doe", "Electronically authored by A. Doe"),
+        *("Reviewed by Dr Doe", "Best regards", "Yours faithfully,\nDr Doe", "Sincerely,\nDr Doe"),
+        *("I, the attending radiologist, have reviewed the images.", "Signed (Electronic Signature): J. Doe"),
     ],
 )
 def test_ways_to_sign_are_no_part_of_the_impression(line: str) -> None:
@@ -164,3 +167,88 @@ def test_ways_to_sign_are_no_part_of_the_impression(line: str) -> None:
     found = [(section.name, section_text(text, section)) for section in split_sections(text)]
     assert found[:2] == [("findings", "Clear."), ("impression", "Normal.")]
     assert {name for name, _ in found[2:]} == {"signature"}
+
+
+def test_a_parenthesis_stays_whole_in_a_label() -> None:
+    sections = split_sections("IMPRESSION: Normal.\nSigned (Electronic Signature): J. Doe")
+    assert [section.heading for section in sections] == ["IMPRESSION", "Signed (Electronic Signature)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("EXAM: CHEST\nFINDINGS: Clear.", [("examination", "CHEST"), ("findings", "Clear.")]),
+        ("EXAM: CR Chest\nHistory: Cough.", [("examination", "CR Chest"), ("history", "Cough.")]),
+        ("FINDINGS: Stable Clinical\nImpression: No.", [("findings", "Stable Clinical"), ("impression", "No.")]),
+    ],
+)
+def test_a_heading_takes_no_word_of_the_section_above(text: str, expected: list[tuple[str, str]]) -> None:
+    assert parsed(text) == expected
+
+
+def test_a_full_line_may_break_a_heading() -> None:
+    exam = "Portable chest radiograph in one view with the patient upright"
+    assert parsed(f"EXAM: {exam} Clinical\nHistory: Cough.") == [("examination", exam), ("history", "Cough.")]
+
+
+def test_no_full_line_gives_the_part_of_the_body_at_its_end_away() -> None:
+    exam = "Portable frontal and lateral radiographs of the patient's Chest"
+    assert parsed(f"EXAM: {exam}\nFindings: Clear.") == [("examination", exam), ("findings", "Clear.")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        *(("IMP", "impression"), ("DX", "impression"), ("RESULT IMPRESSION", "impression"), ("HX", "history")),
+        *(("CLINICAL HX", "history"), ("PROVIDED HISTORY", "history"), ("CLINICAL EVALUATION", "history")),
+        *(("PRIOR IMAGES", "comparison"), ("PREVIOUS IMAGES", "comparison")),
+        *(("EVALUATION", "findings"), ("RESULT NARRATIVE", "findings")),
+    ],
+)
+@pytest.mark.parametrize("mark", [": ", ":\n", "\n"])
+def test_short_headings_need_a_colon_or_a_line(heading: str, name: str, mark: str) -> None:
+    assert parsed(f"EXAM: Chest.\n\n{heading}{mark}Clear.") == [("examination", "Chest."), (name, "Clear.")]
+
+
+@pytest.mark.parametrize("word", ["Evaluation", "Hx", "Imp", "Dx", "Prior images", "HX", "EVALUATION"])
+def test_short_headings_in_prose_are_none(word: str) -> None:
+    body = f"Clear. {word} limited by rotation."
+    assert parsed(f"FINDINGS: {body}") == [("findings", body)]
+
+
+def test_a_discussion_is_the_findings_where_nothing_else_is() -> None:
+    text = "HISTORY: Cough.\nDISCUSSION: Clear.\nIMPRESSION: Normal."
+    assert parsed(text) == [("history", "Cough."), ("findings", "Clear."), ("impression", "Normal.")]
+    assert [text[start:end] for start, end in report_text(text)] == ["Clear.", "Normal."]
+    assert parsed(f"FINDINGS: Heart.\n{text}")[2] == ("comment", "Clear.")
+
+
+def test_a_view_without_text_does_not_make_a_comment_of_the_discussion() -> None:
+    assert ("findings", "Clear.") in parsed("CHEST, 2 VIEWS:\nDISCUSSION: Clear.\nIMPRESSION: Normal.")
+
+
+def test_a_label_begins_behind_the_sentence_before_it() -> None:
+    sections = split_sections("Chest radiograph. History: fever.\nFINDINGS: Clear.")
+    assert [(section.name, section.heading) for section in sections] == [
+        ("preamble", ""),
+        ("history", "History"),
+        ("findings", "FINDINGS"),
+    ]
+
+
+def test_a_label_with_an_abbreviation_is_whole() -> None:
+    assert parsed("FINDINGS: Clear.\nACC. NO.: 12") == [("findings", "Clear."), ("signature", "12")]
+
+
+@pytest.mark.parametrize("heading", ["FINDINGS", "HISTORY", "History"])
+def test_an_examination_keeps_its_last_word_above_a_heading(heading: str) -> None:
+    text = f"EXAM: CHEST\n{heading}: x y.\n"
+    found = [(section.name, section_text(text, section)) for section in split_sections(text)]
+    assert found == [("examination", "CHEST"), (heading.lower(), "x y.")]
+
+
+def test_a_heading_of_findings_below_a_view_is_no_text_of_them() -> None:
+    assert parsed("CHEST, 2 VIEWS:\nFINDINGS: Clear.\nIMPRESSION: No.") == [
+        ("findings", "Clear."),
+        ("impression", "No."),
+    ]

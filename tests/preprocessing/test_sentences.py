@@ -93,6 +93,13 @@ def test_no_word_is_lost(text: str) -> None:
         ("Tube no. 2 is high. Effusion: no. Clear.", ["Tube no. 2 is high.", "Effusion: no.", "Clear."]),
         ("Seen at 7:34 p.m.. heart stable", ["Seen at 7:34 p.m..", "heart stable"]),
         ("Dr. Ax", ["Dr. Ax"]),
+        ("a) Clear lungs\nb) normal heart", ["Clear lungs", "normal heart"]),
+        ("(a) Clear.\r\n (b) Normal heart", ["Clear.", "Normal heart"]),
+        ("a. Clear lungs\nb. Normal heart", ["Clear lungs", "Normal heart"]),
+        ("I. Clear lungs.\nII. Normal heart.\n\nX) Old.", ["Clear lungs.", "Normal heart.", "Old."]),
+        ("#1 Clear lungs\n#2: normal heart", ["Clear lungs", "normal heart"]),
+        ("Clear (a) lungs and b) heart.", ["Clear (a) lungs and b) heart."]),
+        ("The tube\n#2 is high.", ["The tube #2 is high."]),
         ("", []),
         ("2.", []),
     ],
@@ -148,6 +155,9 @@ def test_clinical_notes_give_sentences_of_a_readable_length(shared_data: Path) -
         "1. x 2. y ",
         "\r",
         "…a",
+        "\na) ",
+        "\nII. A",
+        "\n#1 ",
     ],
 )
 def test_time_is_linear_in_hostile_text(unit: str) -> None:
