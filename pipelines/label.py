@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.text import Text
 
 from preprocessing.errors import InputError
-from preprocessing.headings import default_vocabulary, read_vocabulary
-from preprocessing.labels import Evidence, ReportLabels, label_names, labels_of
+from preprocessing.headings import heading_vocabulary
+from preprocessing.labels import Evidence, ReportLabels, label_names, labelled_parts, labels_of
 from preprocessing.lexicon import RulePack, rule_pack
 from preprocessing.report_sources import RejectedReport, read_reports
 from preprocessing.rule_files import SEVERITY
-from preprocessing.sections import Section, section_spans, split_sections
-from preprocessing.sentences import Sentence, split_sentences
+from preprocessing.sections import Section, split_sections
+from preprocessing.sentences import Sentence
 
 MARKS = {1: ("+", "bold red"), 0: ("-", "green"), -1: ("?", "bold yellow")}
 """How a value is shown: before the observation, and as the style of the words that say it."""
@@ -65,7 +65,7 @@ def label_file(
         InputError: when the file has no report that can be read, or a file of rules is wrong.
     """
     pack = rule_pack(rules)
-    vocabulary = read_vocabulary(headings) if headings else default_vocabulary()
+    vocabulary = heading_vocabulary(headings)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name one file of reports")
     found, rejected = 0, ""
@@ -76,10 +76,7 @@ def label_file(
             continue
         found += 1
         sections = split_sections(report.text, vocabulary)
-        parts = [
-            (section.name, split_sentences(report.text[start:end], start))
-            for section, start, end in section_spans(report.text, sections, pack.groups)
-        ]
+        parts = labelled_parts(report.text, sections, pack)
         sentences = [sentence for _, part in parts for sentence in part]
         labels = labels_of(report.text, parts, pack)
         yield LabelledReport(report.origin, report.text, sections, sentences, labels, pack)

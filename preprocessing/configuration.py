@@ -8,7 +8,7 @@ from typing import Any
 
 from preprocessing.datasets import DATASETS, FOLDER
 from preprocessing.errors import InputError
-from preprocessing.headings import default_vocabulary, read_vocabulary
+from preprocessing.headings import heading_vocabulary
 from preprocessing.lexicon import rule_pack
 from preprocessing.preparation import INTERPOLATIONS, Preparation
 from preprocessing.rendering import PRESETS
@@ -125,8 +125,8 @@ class IngestConfiguration:
         Raises:
             InputError: when a file of headings or rules is wrong.
         """
-        vocabulary = read_vocabulary(self.headings) if self.headings else default_vocabulary()
-        return ReportRules(self.text_policy, self.minimum_words, self.redact, vocabulary, rule_pack(self.rules))
+        vocabulary, pack = heading_vocabulary(self.headings), rule_pack(self.rules)
+        return ReportRules(self.text_policy, self.minimum_words, self.redact, vocabulary, pack)
 
     def stamp(self) -> dict[str, Any]:
         """What two runs into one store must agree on; of files, what is in them and not where they lie."""

@@ -26,6 +26,7 @@ from preprocessing.errors import UnusableFile
 from preprocessing.html_text import without_tags
 from preprocessing.report_records import (
     FORMAT_REASONS,
+    LARGEST_OBJECT,
     WITHDRAWN,
     RejectedReport,
     ReportRecord,
@@ -33,9 +34,6 @@ from preprocessing.report_records import (
     usable_keys,
 )
 from preprocessing.text_files import LONGEST_REPORT, checked_text, decode_report, decoded, text_encoding
-
-LONGEST_DOCUMENT = 64_000_000
-"""Bytes of one JSON document, a Bundle for instance; NDJSON has no limit but this one for each line."""
 
 _ATTEMPTS = 8
 _SUBJECT = {"display": "-"}
@@ -102,8 +100,8 @@ def read_fhir(content: bytes, origin: str) -> list[ReportRecord | RejectedReport
 
 
 def _parsed(content: bytes) -> Any:
-    if len(content) > LONGEST_DOCUMENT:
-        raise UnusableFile("too_long", f"longer than {LONGEST_DOCUMENT} bytes")
+    if len(content) > LARGEST_OBJECT:
+        raise UnusableFile("too_long", f"longer than {LARGEST_OBJECT} bytes")
     text, _ = decoded(content)
     try:
         document = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)

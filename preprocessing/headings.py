@@ -227,6 +227,11 @@ def default_vocabulary() -> HeadingVocabulary:
     return HeadingVocabulary(_built_in_rules())
 
 
+def heading_vocabulary(path: Path | None = None) -> HeadingVocabulary:
+    """The vocabulary that comes with the package, with a hospital's own file where one is named (`read_vocabulary`)."""
+    return read_vocabulary(path) if path else default_vocabulary()
+
+
 def read_vocabulary(path: Path) -> HeadingVocabulary:
     """The vocabulary of the package with what a hospital's file (YAML, or TOML by its suffix) adds or changes.
 

@@ -68,8 +68,13 @@ def label_report(text: str, sections: Sequence[Section] | None = None, pack: Rul
         pack: the rules; those that come with the package where `None`.
     """
     pack = pack or rule_pack()
-    read = section_spans(text, split_sections(text) if sections is None else sections, pack.groups)
-    return labels_of(text, ((section.name, split_sentences(text[a:b], a)) for section, a, b in read), pack)
+    return labels_of(text, labelled_parts(text, split_sections(text) if sections is None else sections, pack), pack)
+
+
+def labelled_parts(text: str, sections: Sequence[Section], pack: RulePack) -> list[tuple[str, list[Sentence]]]:
+    """The sections that labels are read from, as (name, sentences)."""
+    read = section_spans(text, sections, pack.groups)
+    return [(section.name, split_sentences(text[start:end], start)) for section, start, end in read]
 
 
 def labels_of(text: str, parts: Iterable[tuple[str, Sequence[Sentence]]], pack: RulePack) -> ReportLabels:

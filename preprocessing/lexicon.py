@@ -110,16 +110,16 @@ def rule_pack(path: Path | None = None) -> RulePack:
     Raises:
         InputError: when the file cannot be read or has something that is not known; the message names it.
     """
-    return _built([read_rule_file(path)], [path]) if path else _built_in()
+    return _built(RULES, path) if path else _built_in()
 
 
 @lru_cache(maxsize=1)
 def _built_in() -> RulePack:
-    return _built([], [])
+    return _built(RULES)
 
 
-def _built(own: Sequence[RuleFile], paths: Sequence[Path]) -> RulePack:
-    files, places = [read_rule_file(RULES), *own], [RULES, *paths]
+def _built(*places: Path) -> RulePack:
+    files = [read_rule_file(place) for place in places]
     names = tuple(dict.fromkeys(name for file in files for name in file.observations))
     known_states = {state for file in files for state in file.states}
     phrases = {mark: Meaning(roles=ROLE[role]) for mark, role in PARENTHESES.items()}

@@ -7,6 +7,9 @@ HL7 v2 and DICOM SR translate theirs.
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 
+LARGEST_OBJECT = 64_000_000
+"""Bytes of the largest DICOM object or JSON document that is read as a report; of NDJSON, of each line."""
+
 PRELIMINARY = frozenset({"registered", "partial", "preliminary"})
 AMENDED = frozenset({"amended", "corrected", "appended"})
 ADDENDUM = "addendum"

@@ -18,7 +18,14 @@ from preprocessing.hl7_messages import messages_in
 from preprocessing.hl7_reports import read_message
 from preprocessing.openi_reports import read_openi
 from preprocessing.report_formats import DICOM, FHIR, HEAD, HL7, XML, format_of, head_of, is_report_file, opened
-from preprocessing.report_records import FORMAT_REASONS, RejectedReport, ReportRecord, unexpected, usable_keys
+from preprocessing.report_records import (
+    FORMAT_REASONS,
+    LARGEST_OBJECT,
+    RejectedReport,
+    ReportRecord,
+    unexpected,
+    usable_keys,
+)
 from preprocessing.sources import SourceImage
 from preprocessing.sr_reports import read_sr
 from preprocessing.tables import column_named, is_table, stream_text_table
@@ -29,9 +36,6 @@ __all__ = ["RejectedReport", "ReportRecord", "read_report_file", "read_reports"]
 STUDY_COLUMNS = ("study", "study_instance_uid", "study_uid", "study_id")
 ACCESSION_COLUMNS = ("accession", "accession_number")
 TEXT_COLUMNS = ("text", "report", "report_text")
-
-LARGEST_OBJECT = 64_000_000
-"""Bytes of the largest DICOM object or JSON document that is read as a report."""
 
 
 def read_reports(

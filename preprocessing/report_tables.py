@@ -88,8 +88,7 @@ class ReportsRead:
     def __init__(self, rules: ReportRules) -> None:
         self._rules = rules
         self._evidence = EvidenceColumns()
-        self._labels: dict[int, tuple[int | None, ...]] = {}
-        self._severities: dict[int, int | None] = {}
+        self._labels: dict[int, tuple[int | None, ...]] = {}  # and the severity of edema behind them
         self._identifiers: dict[int, Mapping[str, int]] = {}
         self._unmapped: Counter[str] = Counter()
 
@@ -102,8 +101,7 @@ class ReportsRead:
         """Read one report; `number` is its own."""
         report = read_report(text, flags, self._rules)
         self._evidence.add(number, report.evidence)
-        self._labels[number] = report.labels
-        self._severities[number] = report.text.edema_severity
+        self._labels[number] = (*report.labels, report.text.edema_severity)
         if report.identifiers:
             self._identifiers[number] = report.identifiers
         self._unmapped.update(report.unmapped)
@@ -123,9 +121,8 @@ class ReportsRead:
             null).
         """
         columns: dict[str, Any] = {"study": pl.Series(list(taken.values()), dtype=pl.String)}
-        for place, name in enumerate(label_names(self._rules.pack)):
+        for place, name in enumerate((*label_names(self._rules.pack), "edema_severity")):
             columns[name] = pl.Series([self._labels[number][place] for number in taken], dtype=pl.Int8)
-        columns["edema_severity"] = pl.Series([self._severities[number] for number in taken], dtype=pl.Int8)
         return pl.DataFrame(columns).sort("study")
 
     def identifiers(self, taken: Mapping[int, str]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from preprocessing.assertions import remembered_assertions
-from preprocessing.labels import label_report, labels_of
+from preprocessing.labels import label_report, labelled_parts, labels_of
 from preprocessing.lexicon import rule_pack
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
 from preprocessing.report_reading import ReportRules, read_report
@@ -60,10 +60,7 @@ def peak() -> float:
 def own_rates(texts: Sequence[str]) -> dict[str, float]:
     """Reports a second of each step and of all of them."""
     pack, rules = rule_pack(), ReportRules()
-    parts = []
-    for text in texts:
-        read = section_spans(text, split_sections(text), pack.groups)
-        parts.append([(section.name, split_sentences(text[start:end], start)) for section, start, end in read])
+    parts = [labelled_parts(text, split_sections(text), pack) for text in texts]
     steps: dict[str, Callable[[], object]] = {
         "sections": lambda: [split_sections(text) for text in texts],
         "sentences": lambda: [
