@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from local_mi import weights
 from local_mi.checkpoints import keep, load_checkpoint, save_checkpoint
 from local_mi.errors import ConfigurationError
+from local_mi.paper_resnet import PaperResNet
 from local_mi.weights import read_encoder, save_encoder, start_from
 from monai.networks.nets import ResNet, resnet18
 from safetensors.torch import load_file
@@ -181,6 +182,28 @@ def test_training_starts_from_encoder_weights_or_from_none(tmp_path: Path) -> No
     assert start_from(network, path, {}) is network
     for key, value in network.state_dict().items():
         assert torch.equal(value, as_it_was[key] if key.startswith("fc.") else pretrained.state_dict()[key])
+
+
+def test_training_starts_from_the_papers_network_whatever_its_memory_format(tmp_path: Path) -> None:
+    path = str(tmp_path / "image_encoder.safetensors")
+    pretrained, network = PaperResNet(None).to(memory_format=torch.channels_last), PaperResNet(5)
+    head = network.fc.weight.detach().clone()
+    save_encoder(pretrained, path, {"preprocessing": {"preset": "voi"}})
+    start_from(network, path, {"preset": "voi"})
+    assert torch.equal(network.fc.weight, head)
+    for key, value in pretrained.state_dict().items():
+        assert torch.equal(network.state_dict()[key], value)
+
+
+@pytest.mark.parametrize(("trained", "network"), [(small_resnet(), PaperResNet(5)), (PaperResNet(5), small_resnet())])
+def test_encoder_weights_of_another_architecture_are_one_sentence(
+    tmp_path: Path, trained: nn.Module, network: nn.Module
+) -> None:
+    path = str(tmp_path / "image_encoder.safetensors")
+    save_encoder(trained, path, {})
+    with pytest.raises(ConfigurationError, match=f"do not fit {type(network).__name__}: .* use the network") as refusal:
+        start_from(network, path, {})
+    assert "\n" not in str(refusal.value)
 
 
 def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:

@@ -1,20 +1,53 @@
 """The exported encoder needs PyTorch, safetensors and MONAI, and gives the training network's features."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from local_mi import weights
+from local_mi.encoders import image_features
 from local_mi.errors import ConfigurationError
+from monai.bundle import ConfigParser
 
 from pipelines import export
 from pipelines.bundle import pretrained_network
 from pipelines.demo import DemoResult
+
+FILES = ["encoder.json", "encoder.safetensors", "load_encoder.py"]
+PAPER = {"_target_": "local_mi.paper_resnet.PaperResNet", "num_classes": None}
+DENSENET = {
+    "_target_": "monai.networks.nets.DenseNet",
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 3,
+    "init_features": 8,
+    "growth_rate": 4,
+    "block_config": [2, 2],
+}
+
+
+def loaded_elsewhere(exported: Path, folder: Path) -> torch.nn.Module:
+    """By the lines that travel with it, from a copy; `write_export` has shown that they need nothing of ours."""
+    shutil.copytree(exported, folder)
+    encoder: torch.nn.Module = runpy.run_path(str(folder / "load_encoder.py"))["load_encoder"](folder)
+    return encoder
+
+
+def trained(configuration: dict[str, Any]) -> Any:
+    """A network of a configuration, its batch norms as after training."""
+    network = ConfigParser(configuration).get_parsed_content("image_encoder")
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
 
 
 def test_the_lines_that_travel_with_it_load_it_anywhere(demo: DemoResult, tmp_path: Path) -> None:
@@ -29,6 +62,52 @@ def test_the_lines_that_travel_with_it_load_it_anywhere(demo: DemoResult, tmp_pa
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
     assert np.abs(np.load(tmp_path / "features.npy") - expected).max() <= 1e-5
+
+
+def test_the_papers_network_travels_with_the_file_that_makes_it(tmp_path: Path) -> None:
+    configuration = {"image_encoder": PAPER}
+    network = trained(configuration)
+    description = {"image_size": 256, "network": export.network_description(configuration)}
+    exported = export.write_export(network, description, tmp_path / "out")
+    assert sorted(path.name for path in exported.folder.iterdir()) == [*FILES, "paper_resnet.py"]
+    images = torch.rand(2, 1, 256, 256)
+    with torch.no_grad():
+        found = loaded_elsewhere(exported.folder, tmp_path / "elsewhere")(images)
+        _, pooled = image_features(network, images)
+    assert found.shape == (2, 768)
+    torch.testing.assert_close(found, pooled)
+
+
+def test_a_densenet_is_exported_as_its_features_over_an_earlier_export(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for file in (*FILES, "paper_resnet.py"):
+        (tmp_path / "out" / file).write_text("of an earlier export")
+    configuration = {"image_encoder": DENSENET}
+    network = trained(configuration)
+    description = {"image_size": 64, "network": export.network_description(configuration)}
+    exported = export.write_export(network, description, tmp_path / "out")
+    assert sorted(path.name for path in exported.folder.iterdir()) == FILES
+    images = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        found = loaded_elsewhere(exported.folder, tmp_path / "elsewhere")(images)
+        local_map, _ = image_features(network, images)
+    torch.testing.assert_close(found.relu(), local_map)
+
+
+@pytest.mark.parametrize("target", ["local_mi.critics.SeparableCritic", "torchvision.models.resnet18"])
+def test_a_network_that_others_could_not_make_is_not_exported(target: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{target} cannot be exported"):
+        export.network_description({"image_encoder": {"_target_": target}})
+
+
+@pytest.mark.parametrize("target", ["resnet18", "monai.networks.nets.resnet18"])
+def test_a_network_of_monai_is_described_by_its_name(target: str) -> None:
+    assert export.network_description({"image_encoder": {"_target_": target, "spatial_dims": 2}}) == {
+        "class": "resnet18",
+        "arguments": {"spatial_dims": 2},
+        "file": None,
+        "part": None,
+    }
 
 
 def test_the_description_says_how_images_were_prepared(demo: DemoResult) -> None:
