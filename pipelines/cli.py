@@ -381,13 +381,15 @@ def ground(
     run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
     image: Annotated[Path, typer.Argument(help="A radiograph: DICOM, PNG, JPEG, or an image of a store.")],
     sentence: Annotated[str, typer.Argument(help='For instance "There is a left pleural effusion."')],
-    picture: Annotated[Path, typer.Argument(help="The PNG to write.")],
+    picture: Annotated[
+        Path, typer.Argument(help="The PNG to write; beside it come the scores as a NIfTI, .nii.gz for .png.")
+    ],
 ) -> None:
-    """Draw where in a radiograph a sentence is found true."""
+    """Show where in a radiograph a sentence is found: a picture, and a map that lies over the image in a viewer."""
     from pipelines.ground import ground_file
 
-    ground_file(run, image, sentence, picture)
-    stderr.print(f"picture: {picture}", highlight=False)
+    scores = ground_file(run, image, sentence, picture)
+    stderr.print(f"picture: {picture}\nscores: {scores}", highlight=False)
 
 
 @app.command()
