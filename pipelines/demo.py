@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from local_mi.files import write_json
 
-from pipelines.bundle import evaluate, inference, pretrain, pretrained_network, run_configuration, train
+from pipelines.bundle import evaluate, inference, pretrain, train
 from pipelines.export import export_encoder
-from pipelines.ground import draw_grounding, ground
-from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score, stored_picture
+from pipelines.ground import draw_grounding, ground, load_grounding_model, read_radiograph
+from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
 from preprocessing.identity import make_private_folder, write_private
@@ -65,8 +65,8 @@ class DemoResult:
         rows = {
             "own report among the 10 nearest": f"{to_report:.0%} (image to report), {to_image:.0%} (report to image); "
             f"chance {self.retrieval_chance:.0%}",
-            "sentence points into its true box": f"{self.pointing.hits:.0%} of {self.pointing.sentences}; "
-            f"chance {self.pointing.chance:.0%}",
+            "sentence points into its true box": f"{self.pointing.hits:.0%} of {self.pointing.sentences}, and covers "
+            f"{self.pointing.overlap:.0%} of it; chance {self.pointing.chance:.0%}",
             f"mean AUROC, {self.labelled_share:.0%} of training labels": f"{_figure(self.auroc_local)} from local "
             f"weights, {_figure(self.auroc_random)} from random ones",
             "exported encoder": f"loads without this project; features differ by {self.export_difference:.1g} at most",
@@ -199,15 +199,13 @@ def _ingest(folder: Path, size: int, workers: int, on_progress: OnProgress) -> N
 
 
 def _ground(folder: Path) -> PointingScore:
-    """Play the pointing game on the test split, and draw one sentence's region."""
-    store, run = folder / "store", folder / "pretrain"
+    """Measure the maps of the test split's sentences, and draw one sentence's."""
+    store, model = folder / "store", load_grounding_model(folder / "pretrain")
     sentences = placed_sentences(folder / "phantoms", store, folder / "store.private", "test")
-    network, text_model = pretrained_network(run), run / "models" / "text_model"
-    max_tokens = int(run_configuration(run, "pretrain")["max_tokens"])
     shown = _sentence_to_show(sentences)
-    grounding = ground(network, stored_picture(store, shown), shown.sentence, text_model, max_tokens)
-    draw_grounding(grounding, shown.sentence, folder / "grounding.png", [shown.box])
-    return pointing_score(network, store, sentences, text_model, max_tokens)
+    radiograph = read_radiograph(store / shown.path, model.image_size, model.preset)
+    draw_grounding(ground(model, radiograph, shown.sentence), shown.sentence, folder / "grounding.png", [shown.box])
+    return pointing_score(model, store, sentences)
 
 
 def _sentence_to_show(sentences: list[PlacedSentence]) -> PlacedSentence:

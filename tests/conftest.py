@@ -1,9 +1,11 @@
 """Fixtures that all three rooms share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # pytest-xdist has a process for each core; before PyTorch is imported
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

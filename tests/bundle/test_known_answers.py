@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,15 +14,6 @@ from slow_oracles import AGGREGATIONS, ESTIMATORS, distinct_studies
 from torch import Tensor, nn
 
 every_aggregation = pytest.mark.parametrize("aggregation", AGGREGATIONS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products on more threads than there are free cores take many times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def others(batch: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -222,8 +221,3 @@ def test_every_rank_synchronises_before_a_handler_is_built() -> None:
     initialize = configuration("pretrain", "multi_gpu")["initialize"]
     started = next(k for k, step in enumerate(initialize) if "init_process_group" in step)
     assert initialize[started + 1] == "$idist.sync()"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

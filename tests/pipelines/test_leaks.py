@@ -179,7 +179,6 @@ def _refused_ingests(session: Session) -> dict[str, Command]:
 def _trainings(session: Session) -> dict[str, Command]:
     store, outputs = session.outputs / "store", session.outputs
     settings = demo_settings(TINY)
-    del settings["pretrain"]["train#dataloader#persistent_workers"]  # there are no workers
     settings["train"]["label_fraction"] = 1.0
     given = {
         stage: [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]

@@ -93,18 +93,23 @@ def _preprocessing(content: dict[str, Any], datalist: str) -> dict[str, Any]:
     return preprocessing
 
 
-def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+def read_pairs(
+    datalist: str, split: str, views: Sequence[str] | None, label_names: Sequence[str] | None = None
+) -> list[Item]:
     """Items of a split that have both an image and at least one sentence: the pairs of pretraining.
 
     Args:
         datalist: path of the datalist.
         split: `training`, `validation` or `test`.
         views: the view positions to keep; None keeps all.
+        label_names: the labels wanted, by name: each item then has `label` in their order, null where it has none.
 
     Raises:
-        ConfigurationError: fewer than two studies remain, or an image file is missing.
+        ConfigurationError: fewer than two studies remain, an image file is missing, a label is not in the datalist, or
+            is nowhere known among the pairs of the training split.
     """
-    items = _items_of_split(read_datalist(datalist), datalist, split, views)
+    content = read_datalist(datalist)
+    items = _items_of_split(content, datalist, split, views)
     pairs = [item for item in items if item.get("sentences")]
     if len(pairs) < len(items):
         logger.info(
@@ -115,6 +120,10 @@ def read_pairs(datalist: str, split: str, views: Sequence[str] | None) -> list[I
             f"split '{split}' of {datalist} has fewer than two studies with an image and a sentence; "
             "mutual information needs mismatched pairs, so ingest more studies with reports"
         )
+    if label_names:
+        columns = _label_columns(list(content.get("label_names", [])), datalist, label_names)
+        pairs = [item | {"label": [item["label"][k] if item.get("label") else None for k in columns]} for item in pairs]
+        _check_known(pairs, label_names, split, datalist)
     return pairs
 
 
@@ -146,17 +155,22 @@ def read_labelled(
     labelled = _with_labels(items, list(content.get("label_names", [])), datalist, label_names)
     if not labelled:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
-    if unknown := _never_known(labelled, label_names):
+    _check_known(labelled, label_names, split, datalist)
+    subset = _patient_subset(labelled, patient_fraction, seed)
+    if unknown := _never_known(subset, label_names):
+        logger.warning("no known value among %.3g of the patients: %s", patient_fraction, ", ".join(unknown))
+    return [_for_classifier(item) | {"label": item["label"]} for item in subset]
+
+
+def _check_known(items: list[Item], label_names: Sequence[str], split: str, datalist: str) -> None:
+    """A label that is nowhere known is an error in the training split, and a warning elsewhere."""
+    if unknown := _never_known(items, label_names):
         if split == "training":
             raise ConfigurationError(
                 f"{', '.join(unknown)}: no known value (0 or 1) in split '{split}' of {datalist}; "
                 "leave these out of `label_names` or use more data"
             )
         logger.warning("no known value in split '%s': %s", split, ", ".join(unknown))
-    subset = _patient_subset(labelled, patient_fraction, seed)
-    if unknown := _never_known(subset, label_names):
-        logger.warning("no known value among %.3g of the patients: %s", patient_fraction, ", ".join(unknown))
-    return [_for_classifier(item) | {"label": item["label"]} for item in subset]
 
 
 def _never_known(items: list[Item], label_names: Sequence[str]) -> list[str]:
@@ -180,7 +194,7 @@ def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: S
         raise ConfigurationError(f"`views` is the text {views!r}; write a list, for instance \"['PA','AP']\"")
     for number, item in enumerate(items):
         _check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
-    kept = [dict(item) for item in items if views is None or item.get("view") in views]
+    kept = [{**item, "item": k} for k, item in enumerate(items) if views is None or item.get("view") in views]
     if not kept:
         found = sorted({str(item.get("view")) for item in items})
         raise ConfigurationError(
@@ -230,15 +244,20 @@ def _for_classifier(item: Item) -> Item:
 
 def _with_labels(items: list[Item], known: list[str], datalist: str, label_names: Sequence[str]) -> list[Item]:
     """Items with a known label among `label_names`, their labels in that order and not in the datalist's, `known`."""
+    columns = _label_columns(known, datalist, label_names)
+    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items if item.get("label")]
+    return [item for item in labelled if any(value in KNOWN for value in item["label"])]
+
+
+def _label_columns(known: list[str], datalist: str, label_names: Sequence[str]) -> list[int]:
+    """Where the labels wanted stand among those that the datalist has, `known`."""
     missing = [name for name in label_names if name not in known]
     if missing:
         raise ConfigurationError(
             f"{', '.join(missing)}: not a label of {datalist}, which has {', '.join(known) or 'none'}; "
             "set `label_names`"
         )
-    columns = [known.index(name) for name in label_names]
-    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items if item.get("label")]
-    return [item for item in labelled if any(value in KNOWN for value in item["label"])]
+    return [known.index(name) for name in label_names]
 
 
 def _patient_subset(items: list[Item], fraction: float, seed: int) -> list[Item]:

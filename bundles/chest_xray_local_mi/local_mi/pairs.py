@@ -1,73 +1,167 @@
-"""Batches of images with their sentences, in the form that MONAI's stock engines take."""
+"""Batches of images with the sentences of their reports, in the form that MONAI's stock engines take."""
 
 import hashlib
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from local_mi.datalist import Item, read_pairs
-from local_mi.text import pad_token_ids, sentence_hash, tokenize
+from local_mi.errors import ConfigurationError
+from local_mi.tokens import Integers, TokenTable, tokenized_reports
+
+TEXT_KEYS = ("token_ids", "attention_mask", "token_span", "span_tokens", "sentence_span", "sentence_image", "drawn")
+PAIR_KEYS = ("study", "sentence_image", "sentence_hash", "drawn", "report_image", "report_hash")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPairs:
+    """Pairs of a split without a word of their reports.
+
+    Attributes:
+        items: dictionaries for a dataset: `image`, `study`, `patient`, `item` (number in the datalist's split),
+            `report` (row in `tokens`) and, where labels are named, `label` (L floats, NaN unknown).
+        tokens: the reports.
+    """
+
+    items: list[Item]
+    tokens: TokenTable
 
 
 def tokenized_pairs(
-    datalist: str, split: str, views: Sequence[str] | None, text_model: str, max_tokens: int
-) -> list[Item]:
-    """Pairs of a split with `token_ids` and `sentence_hash` beside `sentences`; a repeated sentence is tokenized once.
+    datalist: str,
+    split: str,
+    views: Sequence[str] | None,
+    label_names: Sequence[str] | None,
+    text_model: str,
+    encoding: str,
+    max_tokens: int,
+    cache_dir: str | None,
+) -> TokenizedPairs:
+    """Pairs of a split and the tokens of their reports; equal reports, as of two views of a study, share a row.
+
+    Args:
+        datalist: path of the datalist.
+        split: `training`, `validation` or `test`.
+        views: the view positions to keep; None keeps all.
+        label_names: the labels of the supervised term, by name; None or none for a run without it.
+        text_model: directory of a Hugging Face model and its tokenizer.
+        encoding: `sentence` or `report-once`.
+        max_tokens: of a passage.
+        cache_dir: where token ids are kept; None keeps nothing.
 
     Raises:
-        ConfigurationError: see `datalist.read_pairs`.
+        ConfigurationError: see `datalist.read_pairs` and `tokens.tokenized_reports`.
     """
-    items = read_pairs(datalist, split, views)
-    sentences = sorted(set(chain.from_iterable(item["sentences"] for item in items)))
-    ids = dict(zip(sentences, tokenize(sentences, text_model, max_tokens), strict=True))
-    return [
-        {
-            **item,
-            "token_ids": [ids[sentence] for sentence in item["sentences"]],
-            "sentence_hash": [sentence_hash(sentence) for sentence in item["sentences"]],
+    pairs = read_pairs(datalist, split, views, label_names)
+    reports = [tuple(item["sentences"]) for item in pairs]
+    row_of = {report: row for row, report in enumerate(dict.fromkeys(reports))}
+    tokens = tokenized_reports(list(row_of), text_model, encoding, max_tokens, cache_dir)
+    keys = ("image", "study", "patient", "item")
+    items = [{key: item[key] for key in keys} | {"report": row_of[r]} for item, r in zip(pairs, reports, strict=True)]
+    if label_names:
+        for item, pair in zip(items, pairs, strict=True):
+            item["label"] = [float("nan") if value is None else float(value) for value in pair["label"]]
+    return TokenizedPairs(items, tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class PairCollator:
+    """`collate_fn` that makes a batch of B images and the sentences of their reports.
+
+    Attributes:
+        tokens: the reports of the items.
+        sentences: `one` draws a sentence of each report at random, anew in every epoch (Liao et al. 2021); `all`
+            takes all. An item without `epoch`, one of validation, takes all.
+        encode_all: whether sentences that were not drawn are encoded too, as objectives with a global term need.
+        seed: of the draw, which depends on it, the epoch and the study alone: views of a study draw the same.
+
+    Raises:
+        ConfigurationError: `sentences` is unknown; on a batch, images that do not make one.
+    """
+
+    tokens: TokenTable
+    sentences: str
+    encode_all: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.sentences not in ("one", "all"):
+            raise ConfigurationError(f"sentences '{self.sentences}' is unknown; choose one or all")
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """A batch.
+
+        Returns:
+            `image` (B, 1, H, W); `token_ids`, `attention_mask` and `token_span` (P, T), `span_tokens` (U,) and
+            `sentence_span` (N,) of the sentences to encode: see `TokenTable.batch`; `sentence_image` (N,) row of each
+            one's image, `sentence_hash` (N,), `drawn` (N,) whether it takes part in the local objective;
+            `report_image` and `report_hash` (K,) of all sentences of the reports; `study` and `item` (B,) int64; and
+            `label` (B, L) where items have it, NaN unknown.
+        """
+        rows, counts = self.tokens.sentences_of(np.array([item["report"] for item in items]))
+        image = np.repeat(np.arange(len(items)), counts)
+        drawn = self._drawn(items, counts)
+        encoded = slice(None) if self.encode_all else drawn
+        batch = {
+            "image": _stacked(items),
+            **self.tokens.batch(rows[encoded]),
+            "sentence_image": torch.from_numpy(image[encoded]),
+            "sentence_hash": torch.from_numpy(self.tokens.sentence_hash[rows[encoded]]),
+            "drawn": torch.from_numpy(drawn[encoded]),
+            "report_image": torch.from_numpy(image),
+            "report_hash": torch.from_numpy(self.tokens.sentence_hash[rows]),
+            "study": torch.tensor([_hash(item["study"]) for item in items]),
+            "item": torch.tensor([item["item"] for item in items]),
         }
-        for item in items
-    ]
+        if "label" in items[0]:
+            batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
+        return batch
 
-
-def collate_pairs(items: list[Item]) -> dict[str, Any]:
-    """Items -> a batch of B images and the N sentences of all their reports, one after the other.
-
-    Reports repeat themselves, so the text encoder gets each of the U different sentences of the batch once.
-
-    Returns:
-        `image` (B, 1, H, W), `token_ids` and `attention_mask` (U, T), `sentence_row` (N,) each sentence's row in them,
-        `sentence_image` (N,) the row of its image, `sentence_hash` (N,), and `study` (B,) int64 ids.
-    """
-    sentences = [tuple(ids) for item in items for ids in item["token_ids"]]
-    row_of = {ids: row for row, ids in enumerate(dict.fromkeys(sentences))}
-    token_ids, attention_mask = pad_token_ids(list(row_of))
-    return {
-        "image": torch.stack([torch.as_tensor(item["image"]) for item in items]),
-        "token_ids": token_ids,
-        "attention_mask": attention_mask,
-        "sentence_row": torch.tensor([row_of[ids] for ids in sentences]),
-        "sentence_image": torch.tensor([row for row, item in enumerate(items) for _ in item["token_ids"]]),
-        "sentence_hash": torch.tensor([value for item in items for value in item["sentence_hash"]]),
-        "study": torch.tensor([_study_number(item["study"]) for item in items]),
-    }
+    def _drawn(self, items: Sequence[Item], counts: Integers) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        """(K,) which sentences take part in the local objective."""
+        drawn = np.ones(counts.sum(), bool)
+        if self.sentences == "all":
+            return drawn
+        ends = np.cumsum(counts)
+        for item, end, count in zip(items, ends, counts, strict=True):
+            if "epoch" in item:
+                drawn[end - count : end] = False
+                drawn[end - count + _hash(f"{self.seed}/{item['epoch']}/{item['study']}") % count] = True
+        return drawn
 
 
 def prepare_pairs(
-    batch: dict[str, Any], device: str | torch.device | None, non_blocking: bool, **_: Any
+    batch: dict[str, Tensor], device: str | torch.device | None, non_blocking: bool, **_: Any
 ) -> tuple[Tensor, dict[str, Tensor], tuple[()], dict[str, Tensor]]:
-    """`prepare_batch` of MONAI's engines: image, what the loss needs, and the network's further arguments."""
-
-    def on_device(*keys: str) -> dict[str, Tensor]:
-        return {key: batch[key].to(device, non_blocking=non_blocking) for key in keys}
-
-    image = batch["image"].to(device, non_blocking=non_blocking)
-    text = on_device("token_ids", "attention_mask", "sentence_row")
-    return image, on_device("sentence_image", "sentence_hash", "study"), (), text
+    """`prepare_batch` of MONAI's engines: image, what the objective needs, and the network's further arguments."""
+    moved = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items() if key != "item"}
+    pair_keys = (*PAIR_KEYS, "label") if "label" in moved else PAIR_KEYS
+    return moved["image"], {key: moved[key] for key in pair_keys}, (), {key: moved[key] for key in TEXT_KEYS}
 
 
-def _study_number(study: str) -> int:
-    return int.from_bytes(hashlib.blake2b(study.encode(), digest_size=8).digest(), "big", signed=True)
+def _stacked(items: Sequence[Item]) -> Tensor:
+    """(B, 1, H, W).
+
+    Raises:
+        ConfigurationError: an image has not one channel, or not the size of the first.
+    """
+    images = [torch.as_tensor(item["image"]) for item in items]
+    expected = (1, *images[0].shape[1:])
+    for item, image in zip(items, images, strict=True):
+        if image.ndim != 3 or image.shape != expected:
+            raise ConfigurationError(
+                f"item {item['item']} of the datalist's split gives an image of shape {tuple(image.shape)} where "
+                f"{expected} is needed (one channel, one size); see to it in the transforms of the configuration, "
+                "such as EnsureChannelFirstd and Resized"
+            )
+    return torch.stack(images)
+
+
+def _hash(text: str) -> int:
+    """64 bits."""
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)

@@ -36,6 +36,11 @@ RUN_ARGUMENTS = frozenset(
     {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
     | {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}
 )
+WITHOUT_EFFECT = frozenset(
+    {"imports", "bundle_root", "ckpt_dir", "output_dir", "dataset_dir", "datalist", "checkpoint", "encoder_weights"}
+    | {"text_model_dir", "num_workers", "cache_rate", "resume_interval", "mlflow", "experiment", "start"}
+)
+"""Keys of a configuration that change where a run reads and writes, and how fast, but none of its numbers."""
 RECORDED_PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "transformers", "tokenizers", "scikit-learn")
 
 
@@ -89,6 +94,17 @@ def start_run(
         if merged is not None:
             write_json(Path(output_dir) / f"{name}_config.json", merged)
     return {"datalist_sha256": data_hash, "configuration": merged}
+
+
+def decisive_settings(start: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for an unfinished run to go on: its data and its settings but for those in `WITHOUT_EFFECT`.
+
+    Args:
+        start: what `start_run` returned.
+    """
+    configuration = start["configuration"] or {}
+    settings = {key: value for key, value in configuration.items() if key not in WITHOUT_EFFECT}
+    return {"datalist_sha256": start["datalist_sha256"]} | settings
 
 
 def unknown_keys(configuration: dict[str, Any], keys: Sequence[str]) -> list[str]:
