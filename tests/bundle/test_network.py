@@ -10,7 +10,7 @@ from local_mi.network import LocalMINetwork
 from local_mi.objectives import OBJECTIVES, MutualInformationObjective
 from local_mi.pairs import PairCollator, prepare_pairs
 from local_mi.paper_resnet import PaperResNet
-from local_mi.text import prepare_text_model
+from local_mi.text_models import prepare_text_model
 from local_mi.tokens import text_batch, tokenized_reports
 from monai.networks.nets import DenseNet, ResNet, resnet18
 from torch import Tensor, nn

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_mi.errors import ConfigurationError
 from local_mi.pairs import PairCollator, TokenizedPairs, prepare_pairs, tokenized_pairs
-from local_mi.text import prepare_text_model, sentence_hash
+from local_mi.text import sentence_hash
+from local_mi.text_models import prepare_text_model
 from local_mi.tokens import TokenTable, tokenized_reports
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_mi.errors import ConfigurationError
-from local_mi.text import TextEncoder, check_pooling, prepare_text_model, sentence_hash, train_wordpiece
+from local_mi.text import TextEncoder, check_pooling, sentence_hash
+from local_mi.text_models import prepare_text_model, train_wordpiece
 from local_mi.tokens import text_batch, tokenized_reports
 from scipy.stats import spearmanr
 from torch import Tensor, nn

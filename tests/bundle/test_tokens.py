@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_mi.errors import ConfigurationError
-from local_mi.text import sentence_hash, token_limit, train_wordpiece
+from local_mi.text import sentence_hash
+from local_mi.text_models import token_limit, train_wordpiece
 from local_mi.tokens import TokenTable, text_batch, tokenized_reports
 from transformers import AutoTokenizer, BertConfig, MPNetConfig, RobertaConfig
 

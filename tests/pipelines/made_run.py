@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from local_mi.checkpoints import keep
-from local_mi.text import prepare_text_model
+from local_mi.text_models import prepare_text_model
 from local_mi.weights import save_encoder
 from monai.bundle import ConfigParser
 

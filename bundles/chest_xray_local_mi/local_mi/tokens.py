@@ -17,7 +17,8 @@ from torch import Tensor
 
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_atomically
-from local_mi.text import ENCODINGS, load_tokenizer, sentence_hash, token_limit
+from local_mi.text import ENCODINGS, sentence_hash
+from local_mi.text_models import load_tokenizer, token_limit
 
 logger = logging.getLogger(__name__)
 
