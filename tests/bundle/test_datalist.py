@@ -89,12 +89,12 @@ def test_labels_come_in_the_order_asked_for_and_unlabelled_items_do_not(write: C
         "c": [None, 0],
         "d": [-1, 0],
     }
-    assert all(set(item) == {"image", "file", "study", "patient", "label"} for item in items)
+    assert all(set(item) == {"image", "file", "study", "patient", "item", "label"} for item in items)
 
 
 def test_inference_needs_no_label(write: Callable[..., str]) -> None:
     items = read_images(write(), "test", None)
-    assert [set(item) for item in items] == [{"image", "file", "study", "patient"}]
+    assert [set(item) for item in items] == [{"image", "file", "study", "patient", "item"}]
     assert items[0]["file"] == items[0]["image"]
 
 

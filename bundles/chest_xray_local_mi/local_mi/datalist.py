@@ -178,7 +178,7 @@ def _never_known(items: list[Item], label_names: Sequence[str]) -> list[str]:
 
 
 def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
-    """Items of a split with `image`, `file`, `study` and `patient` alone: what inference needs.
+    """Items of a split with `image`, `file`, `study`, `patient` and `item` alone: what inference needs.
 
     Raises:
         ConfigurationError: the split is empty or an image file is missing.
@@ -239,7 +239,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _for_classifier(item: Item) -> Item:
-    return {"image": item["image"], "file": item["image"], "study": item["study"], "patient": item["patient"]}
+    return {"image": item["image"], "file": item["image"]} | {key: item[key] for key in ("study", "patient", "item")}
 
 
 def _with_labels(items: list[Item], known: list[str], datalist: str, label_names: Sequence[str]) -> list[Item]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from local_mi.augmentation import AFFINE, augmented
 from local_mi.datalist import Item, read_pairs
 from local_mi.errors import ConfigurationError
 from local_mi.tokens import Integers, TokenTable, tokenized_reports
@@ -99,8 +100,8 @@ class PairCollator:
             `image` (B, 1, H, W); `token_ids`, `attention_mask` and `token_span` (P, T), `span_tokens` (U,) and
             `sentence_span` (N,) of the sentences to encode: see `TokenTable.batch`; `sentence_image` (N,) row of each
             one's image, `sentence_hash` (N,), `drawn` (N,) whether it takes part in the local objective;
-            `report_image` and `report_hash` (K,) of all sentences of the reports; `study` and `item` (B,) int64; and
-            `label` (B, L) where items have it, NaN unknown.
+            `report_image` and `report_hash` (K,) of all sentences of the reports; `study` and `item` (B,) int64; where
+            items have them, `label` (B, L), NaN unknown, and `affine` (B, 2, 3).
         """
         rows, counts = self.tokens.sentences_of(np.array([item["report"] for item in items]))
         image = np.repeat(np.arange(len(items)), counts)
@@ -117,6 +118,8 @@ class PairCollator:
             "study": torch.tensor([_hash(item["study"]) for item in items]),
             "item": torch.tensor([item["item"] for item in items]),
         }
+        if AFFINE in items[0]:
+            batch[AFFINE] = torch.stack([item[AFFINE] for item in items])
         if "label" in items[0]:
             batch["label"] = torch.tensor([item["label"] for item in items], dtype=torch.float32)
         return batch
@@ -137,10 +140,11 @@ class PairCollator:
 def prepare_pairs(
     batch: dict[str, Tensor], device: str | torch.device | None, non_blocking: bool, **_: Any
 ) -> tuple[Tensor, dict[str, Tensor], tuple[()], dict[str, Tensor]]:
-    """`prepare_batch` of MONAI's engines: image, what the objective needs, and the network's further arguments."""
+    """`prepare_batch` of MONAI's engines: augmented image, what the objective needs, the network's other arguments."""
     moved = {key: value.to(device, non_blocking=non_blocking) for key, value in batch.items() if key != "item"}
     pair_keys = (*PAIR_KEYS, "label") if "label" in moved else PAIR_KEYS
-    return moved["image"], {key: moved[key] for key in pair_keys}, (), {key: moved[key] for key in TEXT_KEYS}
+    image = augmented(moved["image"], moved)
+    return image, {key: moved[key] for key in pair_keys}, (), {key: moved[key] for key in TEXT_KEYS}
 
 
 def _stacked(items: Sequence[Item]) -> Tensor:
