@@ -132,8 +132,8 @@ def run_demo(
         folder=folder,
         studies=held_out,
         retrieval_at_10=(
-            float(retrieval["retrieval/image_to_report/r@10"] or 0),
-            float(retrieval["retrieval/report_to_image/r@10"] or 0),
+            float(retrieval["retrieval/image_to_report/recall_at_10"] or 0),
+            float(retrieval["retrieval/report_to_image/recall_at_10"] or 0),
         ),
         retrieval_chance=min(1.0, 10 / held_out),
         auroc_local=auroc["local"],

@@ -331,7 +331,7 @@ def test_under_a_gradient_scaler_true_gradients_are_clipped_and_an_overflow_is_l
 
     trainer.run()
     assert trainer.network.weight.item() == -2.0  # steps 1 and 3; the gradient of 1024 would have been clipped to 10
-    assert trainer.state.metrics["gradient_norm"] == 1.0
+    assert trainer.state.metrics["train/gradient_norm"] == 1.0
 
 
 @given(st.lists(st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=4), min_size=1, max_size=5))
@@ -346,9 +346,9 @@ def test_figures_are_means_over_the_steps_of_each_epoch(labels: list[list[float]
     for start in range(0, len(labels), 2):
         norms.append(abs(sum(sum(row) for row in labels[start : start + 2]) / 2))
     expected = {
-        "mean_label": np.mean([np.mean(row) for row in labels]),
-        "anchors_without_negative": np.mean([sum(label < 0 for label in row) for row in labels]),
-        "gradient_norm": np.mean(norms),
+        "train/mean_label": np.mean([np.mean(row) for row in labels]),
+        "train/anchors_without_negative": np.mean([sum(label < 0 for label in row) for row in labels]),
+        "train/gradient_norm": np.mean(norms),
         "learning_rate_0": 1.0,
     }
     assert seen == [pytest.approx(expected, abs=1e-4)] * 2
@@ -369,7 +369,7 @@ def test_figures_of_an_epoch_go_on_from_their_state() -> None:
     rest.loss_function = objective
     second.attach(rest)
     rest.run()
-    assert rest.state.metrics["mean_label"] == pytest.approx((1 - 1 + 8) / 3)
+    assert rest.state.metrics["train/mean_label"] == pytest.approx((1 - 1 + 8) / 3)
     assert second.state_dict() == {}  # the next epoch begins anew
 
 

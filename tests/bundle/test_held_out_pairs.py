@@ -1,6 +1,7 @@
 """What pretraining reports of held-out studies: the bound, retrieval and winners, by loops and by counting ranks."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
@@ -84,7 +85,7 @@ def slow_figures(
             ties = sum(abs(score - own) < 1e-9 for score in row) - 1
             ranks.append(1 + sum(score > own + 1e-9 for score in row) + ties / 2)
         for k in (1, 5, 10):
-            figures[f"retrieval/{direction}/r@{k}"] = sum(rank <= k for rank in ranks) / len(ranks)
+            figures[f"retrieval/{direction}/recall_at_{k}"] = sum(rank <= k for rank in ranks) / len(ranks)
         figures[f"retrieval/{direction}/median_rank"] = median(ranks)
     return figures
 
@@ -155,7 +156,7 @@ def test_equal_scores_are_chance_and_carry_no_information() -> None:
     batch = local_batch(torch.ones(studies, 3, 4), torch.ones(studies, 4), torch.arange(studies), torch.arange(studies))
     figures = computed(metric_of(1.0), [batch])
     assert figures["mi"] == pytest.approx(0, abs=1e-5)
-    assert figures["retrieval/image_to_report/r@1"] == 0
+    assert figures["retrieval/image_to_report/recall_at_1"] == 0
     assert figures["retrieval/image_to_report/median_rank"] == figures["retrieval/report_to_image/median_rank"] == 11
 
 
@@ -164,7 +165,7 @@ def test_perfect_projections_are_found_and_reach_the_cap_whatever_the_chunk() ->
     eye = torch.eye(studies)
     figures = computed(metric_of(0.01), [local_batch(eye[:, None], eye, torch.arange(studies), torch.arange(studies))])
     assert figures["mi"] == pytest.approx(math.log(studies), abs=1e-4)
-    assert figures["retrieval/image_to_report/r@1"] == figures["retrieval/report_to_image/r@1"] == 1
+    assert figures["retrieval/image_to_report/recall_at_1"] == figures["retrieval/report_to_image/recall_at_1"] == 1
 
 
 def test_only_the_first_image_of_a_study_takes_part_also_across_batches() -> None:
@@ -188,7 +189,7 @@ def test_a_diverged_network_finds_nothing() -> None:
     figures = computed(metric_of(1.0), [batch])
     assert math.isnan(figures["mi"])
     for name in ("image_to_report", "report_to_image"):
-        recall = figures[f"retrieval/{name}/r@1"]
+        recall = figures[f"retrieval/{name}/recall_at_1"]
         assert math.isnan(recall) or recall == 0
 
 
@@ -216,6 +217,8 @@ def test_attached_to_an_engine_the_sum_of_the_bounds_has_the_metrics_name() -> N
         assert state.metrics["mi_nats"] == pytest.approx(expected.pop("mi"))
         assert {key: state.metrics[key] for key in expected} == pytest.approx(expected)
         assert all(type(value) is float for value in state.metrics.values())
+        names = "".join(state.metrics)
+        assert re.fullmatch(r"[\w\-./: ]+", names, re.ASCII), "MLflow takes no other characters in a name"
 
 
 def test_reports_are_scored_by_the_global_critic_and_added_to_their_sentences() -> None:
@@ -230,7 +233,7 @@ def test_reports_are_scored_by_the_global_critic_and_added_to_their_sentences() 
     both = {"regions": images[:, None], "sentences": reports, "images": images, "reports": reports}
     figures = computed(metric_of(0.3), [(both, ids)])
     assert figures["mi"] == pytest.approx(2 * of_reports["mi"], abs=1e-6)
-    for name in ("r@1", "r@5", "median_rank"):
+    for name in ("recall_at_1", "recall_at_5", "median_rank"):
         key = f"retrieval/image_to_report/{name}"
         assert figures[key] == of_reports[key] == as_sentences[key]
 

@@ -174,7 +174,7 @@ class GradientClipping:
 
 
 class TrainingFigures:
-    """Averages the objective's figures over an epoch into the trainer's metrics, with gradient norm and learning rates.
+    """Averages the objective's figures over an epoch into the trainer's metrics, as `train/<name>`, and learning rates.
 
     A figure that is not finite in a step (the gradient norm of a step that a scaler left out) is left out. Nothing is
     read from the device before the epoch ends. Attach before the handlers that log metrics. Part of a resume point.
@@ -215,7 +215,7 @@ class TrainingFigures:
     def _report(self, engine: SupervisedTrainer) -> None:
         for name, sums in self._sums.items():
             total, count = sums.tolist()
-            engine.state.metrics[name] = total / count if count else math.nan
+            engine.state.metrics[f"train/{name}"] = total / count if count else math.nan
             if name == "anchors_without_negative" and total > 0 and idist.get_rank() == 0:
                 logger.warning(
                     "%d anchors of epoch %d had no valid negative and taught nothing; raise `batch_size`, or look for "

@@ -20,7 +20,7 @@ class HeldOutPairs(Metric):
     Attached under a name, that name is the sum of the objective's terms in nats, each term InfoNCE with every text as
     anchor and all images of the split as candidates, nothing masked: the estimate that is reported, as against the
     objective that is trained. Beside it come the terms, `local_mi_nats` (texts are sentences) and `global_mi_nats`
-    (texts are reports); retrieval of the report from the image and back, `retrieval/image_to_report/r@k`,
+    (texts are reports); retrieval of the report from the image and back, `retrieval/image_to_report/recall_at_k`,
     `.../median_rank` and the same for `report_to_image`, an image's score with a report being the mean over its
     sentences, plus the global critic's; `retrieval/studies`; and `winner_entropy`, the entropy in nats of how often
     each region is the best one for a sentence of its own report: 0 where one region always wins, the logarithm of the
@@ -134,5 +134,5 @@ def _retrieval(direction: str, scores: Tensor) -> dict[str, float]:
     rank = 1 + (scores > own).sum(dim=1) + ((scores == own).sum(dim=1) - 1) / 2
     rank = torch.where(scores.isnan().any(), torch.full_like(rank, math.nan), rank).double().cpu()
     figures = {"median_rank": float(rank.quantile(0.5))}
-    figures |= {f"r@{k}": float((rank <= k).double().mean() + 0 * rank.sum()) for k in (1, 5, 10)}
+    figures |= {f"recall_at_{k}": float((rank <= k).double().mean() + 0 * rank.sum()) for k in (1, 5, 10)}
     return {f"retrieval/{direction}/{name}": value for name, value in figures.items()}
