@@ -6,6 +6,7 @@ the paths are given for the user and errors come out as one sentence.
 
 import json
 import logging
+import re
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,9 @@ GIVEN = (
     "metrics_file",
 )
 """Keys that follow from the store and the run folder; set apart, a command would report on another run's files."""
+
+OF_A_WORKER = re.compile(r"^local_mi\.errors\.ConfigurationError: (.+)$", re.MULTILINE)
+"""What a data loader's worker had to say, in the traceback that PyTorch makes the text of its own error."""
 
 
 def bundle_folder() -> Path:
@@ -183,6 +187,8 @@ def one_sentence() -> Iterator[None]:
         yield
     except Exception as error:
         for cause in _causes(error):
+            if said := OF_A_WORKER.findall(str(cause)):
+                raise ConfigurationError(said[0]) from None
             if isinstance(cause, ConfigurationError | OSError):
                 raise cause from None
             if isinstance(cause, FloatingPointError | torch.OutOfMemoryError):
@@ -192,13 +198,22 @@ def one_sentence() -> Iterator[None]:
 
 @contextmanager
 def _logs_on_stderr() -> Iterator[None]:
-    """MONAI's loggers write to stdout, which is for results."""
+    """MONAI's loggers write to stdout, which is for results; of an error they log what is raised and printed anyway."""
     for logger in logging.Logger.manager.loggerDict.values():
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(sys.stderr)
+                handler.addFilter(_without_traceback)
     with redirect_stdout(sys.stderr):
         yield
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leave the first line of an error."""
+    if record.levelno >= logging.ERROR:
+        record.msg, record.args = record.getMessage().split("\n", 1)[0], ()
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,7 +1,10 @@
 """The data of a step: every item once an epoch, and the same whatever the processes, the workers and the cache."""
 
 import math
+import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -202,19 +205,38 @@ def test_loading_leaves_the_global_random_states_alone(workers: int) -> None:
     assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
 
 
-def test_workers_leave_sigterm_to_the_main_process() -> None:
-    class Handler(torch.utils.data.Dataset[bool]):
-        def __getitem__(self, _: int) -> bool:
-            return signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+class Terminated(torch.utils.data.Dataset[int]):
+    """Each item is read while somebody sends SIGTERM to the worker."""
 
-        def __len__(self) -> int:
-            return 2
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return index
 
-    assert [bool(batch) for batch in DataLoader(Handler(), num_workers=1, worker_init_fn=ignore_termination)] == [
-        True,
-        True,
-    ]
-    assert signal.getsignal(signal.SIGTERM) != signal.SIG_IGN
+    def __len__(self) -> int:
+        return 2
+
+
+def test_workers_leave_sigterm_of_others_to_the_main_process() -> None:
+    loader = DataLoader(Terminated(), num_workers=1, worker_init_fn=ignore_termination)
+    assert [int(batch) for batch in loader] == [0, 1]
+
+
+FAILING_RUN = """
+import torch
+from local_mi.sampling import ignore_termination
+from torch.utils.data import DataLoader
+
+loader = DataLoader(range(8), num_workers=1, persistent_workers=True, worker_init_fn=ignore_termination)
+iterator = iter(loader)
+next(iterator)
+raise ValueError("in the middle of an epoch")
+"""
+
+
+def test_a_run_that_fails_ends_and_does_not_wait_for_its_workers() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "in the middle of an epoch" in done.stderr
 
 
 def test_random_numbers_are_no_function_of_a_shift_in_epoch_or_index() -> None:

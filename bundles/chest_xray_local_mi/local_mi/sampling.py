@@ -3,8 +3,11 @@
 So a run that goes on in the middle of an epoch, with any number of workers, sees the data that it would have seen.
 """
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -114,9 +117,18 @@ def _share_random_state(transform: Any, state: np.random.RandomState) -> None:
 
 
 def ignore_termination(_: int) -> None:
-    """A loader's `worker_init_fn`: workers leave SIGTERM to the main process, which stops them itself.
+    """A loader's `worker_init_fn`: workers leave SIGTERM to the main process, and end when that one sends it.
 
     Job schedulers send it to every process. A worker that dies of it fails the step that the main process still needs
-    to finish before it writes its resume point.
+    to finish before it writes its resume point. The main process sends it too, when it ends, and waits for its workers.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    main = multiprocessing.parent_process()
+    if main is not None:
+        threading.Thread(target=_end_when_told_by, args=(main.pid,), daemon=True).start()
+
+
+def _end_when_told_by(process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(0)
