@@ -23,6 +23,7 @@ from local_mi.errors import ConfigurationError
 from local_mi.start import refuse_unknown_keys
 from local_mi.weights import read_encoder
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import OptionalImportError
 
 PRETRAINED = "pretrained.pt"
 CLASSIFIER = "model.pt"
@@ -191,8 +192,8 @@ def one_sentence() -> Iterator[None]:
                 raise ConfigurationError(said[0]) from None
             if isinstance(cause, ConfigurationError | OSError):
                 raise cause from None
-            if isinstance(cause, FloatingPointError | torch.OutOfMemoryError):
-                raise ConfigurationError(str(cause)) from None
+            if isinstance(cause, FloatingPointError | torch.OutOfMemoryError | OptionalImportError):
+                raise ConfigurationError(str(cause).split("\n", 1)[0]) from None
         raise
 
 

@@ -1,4 +1,4 @@
-"""Data, settings and interruptions that a run meets, by the bundle's own configuration as MONAI's workflow class runs it."""
+"""Bad data, bad settings and interruptions, met by the bundle's own configuration in MONAI's workflow class."""
 
 import copy
 import json
@@ -53,6 +53,7 @@ def workflow(store: Path, out: Path, **overrides: Any) -> ConfigWorkflow:
         "ckpt_dir": str(out / "models"),
         "output_dir": str(out),
         "device": "cpu",
+        "image_encoder#_target_": "monai.networks.nets.resnet10",
         "image_size": 32,
         "batch_size": 8,
         "num_workers": 0,
@@ -73,7 +74,7 @@ def train(made: ConfigWorkflow) -> None:
 
 def refusal(made: ConfigWorkflow) -> str:
     """The sentence of the ConfigurationError inside whatever MONAI raises."""
-    with pytest.raises(Exception) as raised:  # noqa: B017, PT011  the kinds that MONAI wraps errors in are its own
+    with pytest.raises(Exception) as raised:  # noqa: PT011  the kinds that MONAI wraps errors in are its own
         train(made)
     cause: BaseException | None = raised.value
     while cause is not None and not isinstance(cause, ConfigurationError):
@@ -119,25 +120,26 @@ def with_colour_amid_grey(datalist: Datalist, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "at_start"),
     [
-        (without_sentences, ("'training'", "fewer than two studies", "sentence")),
-        (one_study, ("'training'", "fewer than two studies")),
-        (without_validation, ("'validation'", "is empty or missing")),
-        (without_a_file, ("images/i19.npy", "is missing")),
-        (with_a_cut_first_file, ("images/i0.npy", "no whole .npy file")),
-        (with_colour_amid_grey, ("images/i19.npy", "3 axes")),
+        (without_sentences, ("'training'", "fewer than two studies", "sentence"), True),
+        (one_study, ("'training'", "fewer than two studies"), True),
+        (without_validation, ("'validation'", "is empty or missing"), True),
+        (without_a_file, ("images/i19.npy", "is missing"), True),
+        (with_a_cut_first_file, ("images/i0.npy", "no whole .npy file"), True),
+        (with_colour_amid_grey, ("images/i19.npy", "3 axes"), False),  # every image would have to be opened
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_spoilt_store_is_one_sentence_that_names_what_is_wrong(
-    change: Callable[[Datalist, Path], None], words: tuple[str, ...], small_store: Path, tmp_path: Path
+    change: Callable[[Datalist, Path], None], words: tuple[str, ...], at_start: bool, small_store: Path, tmp_path: Path
 ) -> None:
     store = changed(small_store, tmp_path / "store", change)
     sentence = refusal(workflow(store, tmp_path / "run"))
     assert all(word in sentence for word in words), sentence
     assert "opacity" not in sentence, "no word of a report belongs in a message"
     assert not list((tmp_path / "run").rglob("*.pt")), "nothing is kept of a run that could not be"
+    assert (tmp_path / "run" / "tensorboard").exists() is not at_start
 
 
 @pytest.mark.parametrize(

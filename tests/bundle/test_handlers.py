@@ -505,3 +505,18 @@ def test_what_an_unfinished_run_has_seen_of_its_metric_comes_back(tmp_path: Path
     untold.attach(again)
     with pytest.raises(ConfigurationError, match="auc was not computed"):
         again.run([0])
+
+
+def test_weights_count_as_kept_only_when_what_goes_with_them_is_written(tmp_path: Path) -> None:
+    """Otherwise a full disk would leave weights whose encoder is never written, since no later epoch beats them."""
+    network, evaluator, trainer = nn.Linear(1, 1), Engine(lambda *_: None), Engine(lambda *_: None)
+    evaluator.state.metrics["auc"] = 0.5
+
+    def full() -> None:
+        raise OSError("disk full")
+
+    path = tmp_path / "model.pt"
+    KeepBest(network, evaluator, "auc", str(path), {}, write_beside=full).attach(trainer)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.run([0], max_epochs=1)
+    assert read_record(str(path)) is None

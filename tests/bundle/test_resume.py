@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -329,7 +330,7 @@ def test_sigterm_to_every_process_of_the_run_stops_it_as_well(uninterrupted: dic
         os.setpgid(0, 0)
 
         def kill_all() -> None:
-            os.killpg(0, signal.SIGTERM)
+            subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"], start_new_session=True, check=True)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.3)  # a worker that dies is noticed while the step goes on
 

@@ -35,7 +35,8 @@ class KeepBest:
         metric: name of the metric; larger is better.
         path: the checkpoint; its record is the JSON file of the same name.
         record: goes into the record beside metric, value and epoch: what the weights are of, and what made them.
-        on_kept: called after weights were kept.
+        write_beside: writes what goes with the weights before they are in place; a run that ends between the two has
+            no record of them yet and does both again.
     """
 
     def __init__(
@@ -45,14 +46,14 @@ class KeepBest:
         metric: str,
         path: str,
         record: dict[str, Any],
-        on_kept: Callable[[], None] | None = None,
+        write_beside: Callable[[], None] | None = None,
     ) -> None:
         self.network = network
         self.evaluator = evaluator
         self.metric = metric
         self.path = path
         self.record = record
-        self.on_kept = on_kept
+        self.write_beside = write_beside
         self._was_computed = False
         self._was_defined = False
         self._best: dict[str, Any] | None = None  # the record beside the weights, which no other run writes meanwhile
@@ -90,10 +91,10 @@ class KeepBest:
             logger.warning("%s is undefined in epoch %d; no weights are kept for it", self.metric, engine.state.epoch)
         elif best is None or value > best["value"]:
             record = {"metric": self.metric, "value": value, "epoch": engine.state.epoch, **self.record}
+            if self.write_beside is not None:
+                self.write_beside()
             keep(self.network, self.path, record)
             self._best = record
-            if self.on_kept is not None:
-                self.on_kept()
         elif engine.state.epoch == engine.state.max_epochs:
             logger.info("%s keeps the weights of %s %.4f", Path(self.path).name, self.metric, best["value"])
 
