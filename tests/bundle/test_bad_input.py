@@ -1,8 +1,6 @@
 """Bad data, bad settings and interruptions, met by the bundle's own configuration in MONAI's workflow class."""
 
-import copy
 import json
-import logging
 import os
 import shutil
 import signal
@@ -177,24 +175,50 @@ def test_a_checkpoint_of_another_architecture_is_named_and_left_alone(small_stor
     assert checkpoint.read_bytes() == before
 
 
-def test_reports_that_are_all_alike_are_said_to_teach_nothing(
-    small_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def alike(datalist: Datalist, _: Path) -> None:
-        for item in datalist["training"]:
-            item["sentences"] = ["No acute process."]
+def all_alike(datalist: Datalist, _: Path) -> None:
+    for item in datalist["training"]:
+        item["sentences"] = ["No acute process."]
 
-    store = changed(small_store, tmp_path / "store", alike)
-    made = workflow(store, tmp_path / "run", max_epochs=1)
-    made.initialize()
-    network = made.parser.get_parsed_content("network_def")
-    before = copy.deepcopy(dict(network.local_critic.named_parameters()))
-    with caplog.at_level(logging.WARNING, "local_mi"):
-        made.run()
-    assert "anchors of epoch 1 had no valid negative" in caplog.text
-    biases = [name for name, value in before.items() if value.ndim < 2]  # these do not decay
-    assert biases
-    assert all(torch.equal(before[name], dict(network.local_critic.named_parameters())[name]) for name in biases)
+
+def of_white_space(datalist: Datalist, _: Path) -> None:
+    for item in datalist["training"]:
+        item["sentences"] = [" ", "\n.\t"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(all_alike, "all reports of the training split say the same"), (of_white_space, "has fewer than two studies")],
+)
+def test_reports_that_can_teach_nothing_are_refused_at_the_start(
+    small_store: Path, tmp_path: Path, change: Callable[[Datalist, Path], None], message: str
+) -> None:
+    assert message in refusal(workflow(changed(small_store, tmp_path / "store", change), tmp_path / "run"))
+
+
+def test_a_sentence_that_no_encoding_has_is_trained_on_like_others(small_store: Path, tmp_path: Path) -> None:
+    def odd(datalist: Datalist, _: Path) -> None:
+        datalist["training"][3]["sentences"] = ["Opacity \ud800 left.", " "]
+
+    train(workflow(changed(small_store, tmp_path / "store", odd), tmp_path / "run", max_epochs=1))
+    assert (tmp_path / "run" / "models" / "pretrained.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 1}, "a batch of one image has no mismatched pair"),
+        ({"global_weight": -1.0, "objective": "local+global"}, "global_weight is -1.0"),
+        ({"moving_average_decay": 1.5}, "moving_average_decay 1.5"),
+        ({"supervised_weight": 1.0}, "no label is named; set `label_names`"),
+        ({"label_names": "Upper"}, "`label_names` is the text 'Upper'"),
+        ({"network_def#temperature": 0}, "the critic's temperature is 0"),
+        ({"max_tokens": 2}, "max_tokens is 2; set it to 3 or more"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_sentence(
+    small_store: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(workflow(small_store, tmp_path, **settings))
 
 
 def test_numbers_that_are_lost_name_step_and_items(small_store: Path, tmp_path: Path) -> None:

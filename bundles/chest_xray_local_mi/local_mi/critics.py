@@ -32,11 +32,16 @@ class SeparableCritic(nn.Module):
         left_features: width of an image's or region's features.
         right_features: width of a text vector.
         embedding_features: width D of the common space.
-        temperature: initial value; learned in the logarithm.
+        temperature: initial value, above 0; learned in the logarithm.
+
+    Raises:
+        ConfigurationError: a temperature that is not above 0.
     """
 
     def __init__(self, left_features: int, right_features: int, embedding_features: int, temperature: float) -> None:
         super().__init__()
+        if not temperature > 0:
+            raise ConfigurationError(f"the critic's temperature is {temperature}; set it above 0")
         self.left_projection = nn.Linear(left_features, embedding_features)
         self.right_projection = nn.Linear(right_features, embedding_features)
         self.log_inverse_temperature = nn.Parameter(torch.tensor(-math.log(temperature)))

@@ -110,7 +110,8 @@ def read_pairs(
     """
     content = read_datalist(datalist)
     items = _items_of_split(content, datalist, split, views)
-    pairs = [item for item in items if item.get("sentences")]
+    said = [[sentence for sentence in item.get("sentences", []) if _says_something(sentence)] for item in items]
+    pairs = [item | {"sentences": sentences} for item, sentences in zip(items, said, strict=True) if sentences]
     if len(pairs) < len(items):
         logger.info(
             "%d of %d items of '%s' have no sentence and are left out", len(items) - len(pairs), len(items), split
@@ -125,6 +126,10 @@ def read_pairs(
         pairs = [item | {"label": [item["label"][k] if item.get("label") else None for k in columns]} for item in pairs]
         _check_known(pairs, label_names, split, datalist)
     return pairs
+
+
+def _says_something(sentence: str) -> bool:
+    return any(map(str.isalnum, sentence))
 
 
 def read_labelled(
@@ -251,6 +256,8 @@ def _with_labels(items: list[Item], known: list[str], datalist: str, label_names
 
 def _label_columns(known: list[str], datalist: str, label_names: Sequence[str]) -> list[int]:
     """Where the labels wanted stand among those that the datalist has, `known`."""
+    if isinstance(label_names, str):
+        raise ConfigurationError(f"`label_names` is the text {label_names!r}; write a list, for instance \"['Edema']\"")
     missing = [name for name in label_names if name not in known]
     if missing:
         raise ConfigurationError(

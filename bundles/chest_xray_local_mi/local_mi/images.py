@@ -68,7 +68,7 @@ def read_image(path: Path, stored_range: Sequence[float]) -> StoredImage:
         array, form = _decoded(path)
     except Exception as error:  # of a damaged file, NumPy and Pillow raise whatever they stumble over
         raise ConfigurationError(f"image {path} is no whole {path.suffix} file; run ingest again") from error
-    if array.dtype != wanted or array.ndim != 2 or form not in GREY_FORMS:
+    if array.dtype != wanted or array.ndim != 2 or form not in GREY_FORMS or array.size == 0:
         raise ConfigurationError(
             f"image {path} is {array.dtype} with {array.ndim} axes ({form}), and values from {stored_range[0]} to "
             f"{stored_range[1]} are those of {np.dtype(wanted)} (rows, columns); make the datalist with ingest, or put "

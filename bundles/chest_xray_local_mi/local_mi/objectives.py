@@ -115,9 +115,12 @@ class MutualInformationObjective(nn.Module):
     Args:
         objective: a name of `OBJECTIVES`.
         estimator: a name of `ESTIMATORS`.
-        global_weight: of the global term beside the local one.
-        supervised_weight: of the binary cross-entropy of labels; 0 for none.
+        global_weight: of the global term beside the local one, 0 or more.
+        supervised_weight: of the binary cross-entropy of labels, 0 or more; 0 for none.
         moving_average_decay: of the estimator `mine`, in [0, 1).
+
+    Raises:
+        ConfigurationError: an unknown name, or a number out of its range.
 
     Attributes:
         figures: detached scalars of the last batch: `<term>_mi_nats` (for `jsd` not in nats), `masked_negatives`, the
@@ -137,6 +140,11 @@ class MutualInformationObjective(nn.Module):
         self.terms = objective_terms(objective)
         if estimator not in ESTIMATORS:
             raise ConfigurationError(f"estimator '{estimator}' is unknown; choose one of {', '.join(ESTIMATORS)}")
+        if not (global_weight >= 0 and supervised_weight >= 0 and 0 <= moving_average_decay < 1):
+            raise ConfigurationError(
+                f"global_weight is {global_weight}, supervised_weight {supervised_weight} and moving_average_decay "
+                f"{moving_average_decay}; set the weights to 0 or more, and the decay to 0 or more and below 1"
+            )
         self.estimator = estimator
         self.weights = {"local": 1.0, "global": global_weight if len(self.terms) > 1 else 1.0}
         self.supervised_weight = supervised_weight
@@ -174,6 +182,10 @@ class MutualInformationObjective(nn.Module):
             masks.append((negative, image_of))
         figures |= _figures_of_masks(masks)
         if self.supervised_weight:
+            if "logits" not in prediction:
+                raise ConfigurationError(
+                    f"supervised_weight is {self.supervised_weight} and no label is named; set `label_names`"
+                )
             supervised = masked_binary_cross_entropy(prediction["logits"].float(), gathered["label"])
             loss = loss + self.supervised_weight * supervised
             figures["supervised_loss"] = supervised.detach()

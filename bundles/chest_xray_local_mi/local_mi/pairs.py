@@ -69,6 +69,26 @@ def tokenized_pairs(
     return TokenizedPairs(items, tokens)
 
 
+def refuse_without_negatives(pairs: TokenizedPairs, images: int) -> None:
+    """Say at start-up that no batch can have a mismatched pair.
+
+    Args:
+        pairs: of the training split.
+        images: in a batch of all processes.
+
+    Raises:
+        ConfigurationError: batches of one image, or reports that all say the same.
+    """
+    if images < 2:
+        raise ConfigurationError("a batch of one image has no mismatched pair; set `batch_size` to 2 or more")
+    tokens = pairs.tokens
+    reports = np.split(tokens.sentence_hash, tokens.report_start[1:-1])
+    if len({frozenset(hashes.tolist()) for hashes in reports}) == 1:
+        raise ConfigurationError(
+            "all reports of the training split say the same, so there is no mismatched pair; ingest other reports"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class PairCollator:
     """`collate_fn` that makes a batch of B images and the sentences of their reports.

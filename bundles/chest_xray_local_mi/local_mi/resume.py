@@ -200,16 +200,16 @@ class ResumePoint:
 
     def _refuse_other_run(self, point: dict[str, Any], engine: SupervisedTrainer) -> None:
         way_out = f"name a new run folder, or delete {self.folder} to start afresh"
-        key = first_difference(self.description, point["description"])
-        if key is not None:
-            raise ConfigurationError(
-                f"the unfinished run in {self.folder} has another `{key}`; use its settings to go on with it, {way_out}"
-            )
         processes = len(point["random"])
         if processes != idist.get_world_size():
             raise ConfigurationError(
                 f"the unfinished run in {self.folder} has {processes} processes, not {idist.get_world_size()}; start "
                 f"as many to go on with it, {way_out}"
+            )
+        key = first_difference(self.description, point["description"])
+        if key is not None:
+            raise ConfigurationError(
+                f"the unfinished run in {self.folder} has another `{key}`; use its settings to go on with it, {way_out}"
             )
         if point["epoch_length"] != engine.state.epoch_length:
             raise ConfigurationError(

@@ -32,6 +32,7 @@ SPECIAL_TOKENS = {
 SOURCE_FILE = "source.json"  # beside the model: what it was made from
 OWN_CODE = "trust_remote_code"  # in what transformers says of a model that brings program code
 HUB_TIMEOUT = 10.0  # seconds for the one question whether the hub has a model; transformers asks for minutes
+LEAST_TOKENS = 3  # a token between the two special ones
 UNLIMITED = 10**9  # tokenizers without a limit say 10**30
 WAY_OUT = "give the directory of another model, or leave `text_model` empty for the small BERT trained on the corpus"
 
@@ -65,7 +66,8 @@ def train_wordpiece(sentences: Iterable[str], vocabulary_size: int, max_tokens: 
     The same sentences give the same tokenizer. The trainer alone would not: it numbers the pieces `##x` in the order of
     a hash table that is seeded anew each time, and breaks ties by number. So it gets them as reserved tokens.
     """
-    corpus = list(sentences)
+    # A lone surrogate, which JSON may hold, is no text for the tokenizer.
+    corpus = [sentence.encode("utf-8", "replace").decode() for sentence in sentences]
     learner = _wordpiece(models.WordPiece(unk_token="[UNK]"))
     reserved = [*SPECIAL_TOKENS.values(), *_continuing_pieces(learner, corpus)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=reserved, show_progress=False)
@@ -125,6 +127,8 @@ def token_limit(text_model: str) -> int | None:
 
 
 def _prepare(target: Path, name_or_path: str | None, datalist: str, small_bert: dict[str, int]) -> None:
+    if name_or_path is None and small_bert["max_tokens"] < LEAST_TOKENS:
+        raise ConfigurationError(f"max_tokens is {small_bert['max_tokens']}; set it to {LEAST_TOKENS} or more")
     corpus = [] if name_or_path else _training_sentences(datalist)
     source = {"name_or_path": name_or_path, "corpus": _hash_texts(corpus), "small_bert": small_bert}
     if _source_of(target) == source:
