@@ -17,9 +17,9 @@ from local_mi.errors import ConfigurationError
 
 MAX_INVERSE_TEMPERATURE = 100.0  # as in CLIP (Radford et al. 2021, section 2.5): keeps the softmax from collapsing
 
-CHUNK_ELEMENTS = 2**20
+CHUNK_ELEMENTS = 2**19
 """Hidden values of the concatenation critic that are held at once on a processor: they stay in its cache."""
-CUDA_CHUNKS = 128  # times as many on a GPU, which wants large products
+CUDA_CHUNKS = 256  # times as many on a GPU, which wants large products
 KEPT_MASK_BYTES = 2**30
 """Which hidden units are active is kept for the backward pass up to this size, a byte each; else computed again."""
 SPARSE_SHARE = 0.25  # of pairs with a gradient: below it only those are computed again
@@ -215,7 +215,8 @@ class _Sums:
         weighed = activity * gradient[:, None]
         self.products += weighed.T @ hidden
         self.activity += weighed.sum(dim=0, dtype=self.activity.dtype)
-        return (weighed @ self._back).masked_fill_(hidden == 0, 0)
+        passed: Tensor = torch.ops.aten.threshold_backward(weighed @ self._back, hidden, 0)  # ReLU's own
+        return passed
 
 
 def _first_hidden(left: Tensor, right: Tensor) -> Tensor:
