@@ -232,7 +232,6 @@ DONE = (
 DONE += ("pretrain", "train", "evaluate", "inference", "evaluate the encoder", "export", "ground")
 
 
-
 def test_every_command_did_what_it_was_to_do(session: Session) -> None:
     for name, code in session.codes.items():
         assert code == (0 if name in DONE else 2), (name, session.said[name][-2000:])
