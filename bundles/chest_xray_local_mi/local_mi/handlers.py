@@ -167,8 +167,7 @@ class GradientClipping:
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
-        parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm).detach()
+        norm = nn.utils.clip_grad_norm_(optimized_parameters(engine), self.max_norm).detach()
         engine.state.gradient_norm = norm
         if engine.scaler is None and not torch.isfinite(norm):
             raise non_finite("norm of the gradients", engine)
@@ -270,6 +269,11 @@ def ends_accumulation(engine: SupervisedTrainer) -> bool:
     """Whether MONAI's trainer takes an optimizer step in this iteration: the last of its group, or of the epoch."""
     step = step_of_epoch(engine)
     return step % int(engine.accumulation_steps) == 0 or step == int(engine.state.epoch_length)
+
+
+def optimized_parameters(engine: SupervisedTrainer) -> list[Tensor]:
+    """All parameters of a trainer's optimizer, in its order."""
+    return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
 
 
 def non_finite(what: str, engine: Engine) -> FloatingPointError:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from local_mi.augmentation import AFFINE, augmented
 from local_mi.datalist import Item, read_pairs
 from local_mi.errors import ConfigurationError
+from local_mi.objectives import label_tensor
 from local_mi.tokens import Integers, TokenTable, tokenized_reports
 
 TEXT_KEYS = ("token_ids", "attention_mask", "token_span", "span_tokens", "sentence_span", "sentence_image", "drawn")
@@ -65,7 +67,7 @@ def tokenized_pairs(
     items = [{key: item[key] for key in keys} | {"report": row_of[r]} for item, r in zip(pairs, reports, strict=True)]
     if label_names:
         for item, pair in zip(items, pairs, strict=True):
-            item["label"] = [float("nan") if value is None else float(value) for value in pair["label"]]
+            item["label"] = label_tensor(pair["label"]).tolist()
     return TokenizedPairs(items, tokens)
 
 
@@ -82,8 +84,9 @@ def refuse_without_negatives(pairs: TokenizedPairs, images: int) -> None:
     if images < 2:
         raise ConfigurationError("a batch of one image has no mismatched pair; set `batch_size` to 2 or more")
     tokens = pairs.tokens
-    reports = np.split(tokens.sentence_hash, tokens.report_start[1:-1])
-    if len({frozenset(hashes.tolist()) for hashes in reports}) == 1:
+    reports = (frozenset(tokens.sentence_hash[start:end].tolist()) for start, end in pairwise(tokens.report_start))
+    first = next(reports)
+    if all(report == first for report in reports):
         raise ConfigurationError(
             "all reports of the training split say the same, so there is no mismatched pair; ingest other reports"
         )

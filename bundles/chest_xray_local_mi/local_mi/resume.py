@@ -23,7 +23,7 @@ from monai.engines import SupervisedTrainer
 
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_atomically
-from local_mi.handlers import ends_accumulation, step_of_epoch
+from local_mi.handlers import ends_accumulation, optimized_parameters, step_of_epoch
 from local_mi.termination import Termination
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class ResumePoint:
         length = point["epoch_length"]
         progress = {"iteration": point["iteration"], "epoch_length": length, "max_epochs": engine.state.max_epochs}
         engine.load_state_dict(progress)
-        for parameter, had_gradient in zip(_parameters(engine), point["with_gradient"], strict=True):
+        for parameter, had_gradient in zip(optimized_parameters(engine), point["with_gradient"], strict=True):
             # A gradient of zeros decays and moves a weight, none leaves it alone.
             parameter.grad = torch.zeros_like(parameter) if had_gradient else None
         own_random = point["random"][idist.get_rank()]
@@ -149,7 +149,7 @@ class ResumePoint:
             "states": {name: stateful.state_dict() for name, stateful in self.states.items()},
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else None,
             "random": _of_all_processes(_random_state(engine.state.device), self._termination.group),
-            "with_gradient": [parameter.grad is not None for parameter in _parameters(engine)],
+            "with_gradient": [parameter.grad is not None for parameter in optimized_parameters(engine)],
         }
         saved = idist.get_rank() == 0 and self._write(point)
         if stop:
@@ -272,10 +272,6 @@ def _load_state(name: str, stateful: Stateful, state: dict[str, Any] | None, fol
 def _load_scaler(engine: SupervisedTrainer, state: dict[str, Any] | None) -> None:
     if engine.scaler is not None and state:
         engine.scaler.load_state_dict(state)
-
-
-def _parameters(engine: SupervisedTrainer) -> list[torch.Tensor]:
-    return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

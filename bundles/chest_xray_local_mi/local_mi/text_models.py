@@ -66,8 +66,7 @@ def train_wordpiece(sentences: Iterable[str], vocabulary_size: int, max_tokens: 
     The same sentences give the same tokenizer. The trainer alone would not: it numbers the pieces `##x` in the order of
     a hash table that is seeded anew each time, and breaks ties by number. So it gets them as reserved tokens.
     """
-    # A lone surrogate, which JSON may hold, is no text for the tokenizer.
-    corpus = [sentence.encode("utf-8", "replace").decode() for sentence in sentences]
+    corpus = [encodable(sentence) for sentence in sentences]
     learner = _wordpiece(models.WordPiece(unk_token="[UNK]"))
     reserved = [*SPECIAL_TOKENS.values(), *_continuing_pieces(learner, corpus)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=reserved, show_progress=False)
@@ -78,6 +77,11 @@ def train_wordpiece(sentences: Iterable[str], vocabulary_size: int, max_tokens: 
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **SPECIAL_TOKENS)
+
+
+def encodable(text: str) -> str:
+    """A text that the tokenizer takes: a lone surrogate, which JSON may hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _wordpiece(model: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_atomically
 from local_mi.text import ENCODINGS, sentence_hash
-from local_mi.text_models import load_tokenizer, token_limit
+from local_mi.text_models import encodable, load_tokenizer, token_limit
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +213,7 @@ class _Tokenizer:
         # Said expressly, since otherwise every worker of a DataLoader that is forked after warns of it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         for first in range(0, len(sentences), CHUNK):
-            # A lone surrogate, which JSON may hold, is no text for the tokenizer.
-            texts = [text.encode("utf-8", "replace").decode() for text in sentences[first : first + CHUNK]]
+            texts = [encodable(text) for text in sentences[first : first + CHUNK]]
             encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
             yield [np.array(one.ids or [self.unknown], np.int32) for one in encoded]
 
