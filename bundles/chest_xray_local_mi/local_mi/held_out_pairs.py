@@ -9,7 +9,7 @@ from ignite.metrics import Metric
 from torch import Tensor
 
 from local_mi.aggregations import aggregate_regions
-from local_mi.network import LocalMINetwork
+from local_mi.network import LocalMINetwork, report_means
 
 IMAGE_CHUNK = 64  # images whose region scores are held at once
 
@@ -74,7 +74,7 @@ class HeldOutPairs(Metric):
             sentences, image_of = seen["sentences"][image_of >= 0], image_of[image_of >= 0]
             scores, winners = self._sentence_scores(seen["regions"][first], sentences, image_of)
             figures |= {"local_mi_nats": _text_info_nce(scores, image_of), "winner_entropy": _entropy(winners)}
-            reports = reports + _report_scores(scores, image_of)
+            reports = reports + report_means(scores.T, image_of, len(first)).T
         if "images" in seen:
             scores = self.network.score_reports(seen["images"][first], seen["reports"][first]).float()
             figures["global_mi_nats"] = _text_info_nce(scores, torch.arange(len(first), device=first.device))
@@ -119,13 +119,6 @@ def _entropy(values: Tensor) -> float:
     """Entropy in nats of how often each of some integers occurs."""
     share = torch.bincount(values).double() / len(values)
     return abs(float(torch.xlogy(share, share).sum()))  # a sum of what is at most 0, without its sign
-
-
-def _report_scores(scores: Tensor, image_of: Tensor) -> Tensor:
-    """(M, N) scores with sentences -> (M, M) with reports: the mean over each report's sentences."""
-    images = scores.shape[0]
-    total = torch.zeros(images, images, device=scores.device).index_add_(1, image_of, scores)
-    return total / torch.bincount(image_of, minlength=images).clamp(min=1)
 
 
 def _retrieval(direction: str, scores: Tensor) -> dict[str, float]:

@@ -104,7 +104,7 @@ class LocalMINetwork(nn.Module):
             found["sentences"] = self.local_critic.project_right(sentences)
         if self.global_critic is not None:
             found["images"] = self.global_critic.project_left(pooled)
-            found["reports"] = self.global_critic.project_right(_means(sentences, sentence_image, len(image)))
+            found["reports"] = self.global_critic.project_right(report_means(sentences, sentence_image, len(image)))
         return self._scored(found, drawn) if self.training else found
 
     def score_regions(self, regions: Tensor, sentences: Tensor) -> Tensor:
@@ -178,8 +178,8 @@ def _regions(local_map: Tensor) -> Tensor:
     return local_map.flatten(2).transpose(1, 2)
 
 
-def _means(sentences: Tensor, image_of: Tensor, images: int) -> Tensor:
-    """A report's vector is the mean of its sentences': (N, H) -> (B, H)."""
+def report_means(sentences: Tensor, image_of: Tensor, images: int) -> Tensor:
+    """Means over each report's sentences of vectors or scores: (N, H) -> (B, H), in float32 on the way."""
     total = sentences.new_zeros(images, sentences.shape[1], dtype=torch.float32)
     total = total.index_add(0, image_of, sentences.float())
     return (total / torch.bincount(image_of, minlength=images).clamp(min=1)[:, None]).to(sentences.dtype)
