@@ -128,7 +128,7 @@ def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
         "preprocessing": preprocessing,
     }
     yield "{\n" + "".join(f"{_json(name)}: {_json(value)},\n" for name, value in head.items())
-    studies = tables.studies.select("study", "split", "sentences", *tables.labels)
+    studies = tables.studies.select("study", "split", "sentences", "edema_severity", *tables.labels)
     rows = tables.images.select("path", "study", "patient", "view").join(studies, on="study", maintain_order="left")
     for split in SPLITS:
         between = ""
@@ -140,10 +140,9 @@ def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
 
 
 def _item(row: tuple[Any, ...]) -> str:
-    path, study, patient, view, _, sentences, *label = row
-    return _json(
-        {"image": path, "study": study, "patient": patient, "view": view, "sentences": sentences, "label": label}
-    )
+    path, study, patient, view, _, sentences, severity, *label = row
+    item = {"image": path, "study": study, "patient": patient, "view": view, "sentences": sentences, "label": label}
+    return _json(item | {"edema_severity": severity})
 
 
 def _json(value: Any) -> str:

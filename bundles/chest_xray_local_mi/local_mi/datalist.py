@@ -1,26 +1,26 @@
 """From a MONAI datalist on disk to the items that training and evaluation read.
 
 A datalist is strict JSON: `label_names`, and lists of items under `training`, `validation` and `test`. An item holds
-`image` (a path relative to the datalist), `study`, `patient`, `view`, `sentences` (list of text) and `label` (1, 0,
--1 uncertain, null unknown, in the order of `label_names`). `preprocessing` says how the images were made; of it, the
-bundle reads `preset` and `range`, the stored values of black and white.
+`image` (a path relative to the datalist), `study`, `patient`, `view`, `sentences` (list of text), `label` (1, 0, -1
+uncertain, null unknown, in the order of `label_names`) and `edema_severity` (0 to 3, or null). `preprocessing` says how
+the images were made; of it, the bundle reads `preset` and `range`, the stored values of black and white.
 """
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from local_mi.errors import ConfigurationError
 from local_mi.images import IMAGE_SUFFIXES, read_image
+from local_mi.labels import KNOWN, SEVERITY, Item, Policy, apply_policies, labels_by_name
 
 logger = logging.getLogger(__name__)
 
-Item = dict[str, Any]
-KNOWN = (0, 1)  # label values that training and metrics use; -1 is uncertain, null unknown
+SPLITS = ("training", "validation", "test")
 EIGHT_BITS = (0, 255)  # of black and white where a datalist does not say
 SIXTEEN_BITS_MAXIMUM = 65535
 
@@ -122,8 +122,7 @@ def read_pairs(
             "mutual information needs mismatched pairs, so ingest more studies with reports"
         )
     if label_names:
-        columns = _label_columns(list(content.get("label_names", [])), datalist, label_names)
-        pairs = [item | {"label": [item["label"][k] if item.get("label") else None for k in columns]} for item in pairs]
+        pairs = _with_labels(pairs, content, label_names)
         _check_known(pairs, label_names, split, datalist)
     return pairs
 
@@ -140,8 +139,10 @@ def read_labelled(
     *,
     patient_fraction: float = 1.0,
     seed: int = 0,
+    uncertain: Policy | Mapping[str, Policy] = "ignore",
+    blanks: str = "masked",
 ) -> list[Item]:
-    """Items of a split that have at least one known label, with `label` in the order of `label_names`.
+    """Items of a split that have at least one label to learn from, with `label` in the order of `label_names`.
 
     Args:
         datalist: path of the datalist.
@@ -150,14 +151,19 @@ def read_labelled(
         label_names: the labels wanted, by name.
         patient_fraction: the share of the split's patients to keep, in (0, 1]. The order of patients is a hash of
             patient and seed, so that a smaller fraction is a subset of a larger one.
-        seed: of that order.
+        seed: of that order, and of targets that are drawn.
+        uncertain: what uncertain labels are taken for, and `blanks`, blank ones: see `labels.apply_policies`.
+        blanks: see there.
 
     Raises:
         ConfigurationError: a label is not in the datalist, is nowhere known in the training split, or no item remains.
     """
     content = read_datalist(datalist)
-    items = _items_of_split(content, datalist, split, views)
-    labelled = _with_labels(items, list(content.get("label_names", [])), datalist, label_names)
+    items = _with_labels(_items_of_split(content, datalist, split, views), content, label_names)
+    targets = apply_policies(items, label_names, uncertain, blanks, seed)
+    labelled = [
+        item | {"label": target} for item, target in zip(items, targets, strict=True) if any(map(_is_known, target))
+    ]
     if not labelled:
         raise ConfigurationError(f"split '{split}' of {datalist} has no image with a known label")
     _check_known(labelled, label_names, split, datalist)
@@ -179,7 +185,12 @@ def _check_known(items: list[Item], label_names: Sequence[str], split: str, data
 
 
 def _never_known(items: list[Item], label_names: Sequence[str]) -> list[str]:
-    return [name for k, name in enumerate(label_names) if all(item["label"][k] not in KNOWN for item in items)]
+    return [name for k, name in enumerate(label_names) if not any(_is_known(item["label"][k]) for item in items)]
+
+
+def _is_known(target: float | None) -> bool:
+    """Whether a target takes part: 0, 1, or drawn between them for an uncertain label."""
+    return target is not None and KNOWN[0] <= target <= KNOWN[1]
 
 
 def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
@@ -191,6 +202,35 @@ def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[
     return [_for_classifier(item) for item in _items_of_split(read_datalist(datalist), datalist, split, views)]
 
 
+def check_item(item: Any, where: str, labels: int) -> None:
+    """An item is an object with image, study and patient; its label, if there, has a value a name; sentences a list.
+
+    Args:
+        item: to check.
+        where: it stands, for the error.
+        labels: number of the datalist's `label_names`.
+
+    Raises:
+        ConfigurationError: something is missing or of another kind.
+    """
+    if not isinstance(item, dict):
+        raise ConfigurationError(f"{where} is not an object; make the datalist again with ingest")
+    missing = [key for key in ("image", "study", "patient") if not isinstance(item.get(key), str)]
+    if missing:
+        raise ConfigurationError(f"{where} has no {' and no '.join(missing)}; make the datalist again with ingest")
+    if not isinstance(item.get("sentences", []), list):
+        raise ConfigurationError(f"{where} has `sentences` that are not a list; make the datalist again with ingest")
+    if not all(isinstance(sentence, str) for sentence in item.get("sentences", [])):
+        raise ConfigurationError(f"{where} has a sentence that is no text; make the datalist again with ingest")
+    label = item.get("label", [])
+    if not isinstance(label, list) or len(label) not in (0, labels):
+        raise ConfigurationError(f"{where} has a `label` that does not match the {labels} `label_names`")
+    if not all(value in (1, 0, -1, None) for value in label):
+        raise ConfigurationError(f"{where} has a label value that is none of 1, 0, -1 and null")
+    if item.get(SEVERITY) not in (0, 1, 2, 3, None):
+        raise ConfigurationError(f"{where} has an `{SEVERITY}` that is none of 0, 1, 2, 3 and null")
+
+
 def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
     items = content.get(split)
     if not items:
@@ -198,7 +238,8 @@ def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: S
     if isinstance(views, str):
         raise ConfigurationError(f"`views` is the text {views!r}; write a list, for instance \"['PA','AP']\"")
     for number, item in enumerate(items):
-        _check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
+        check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
+    _refuse_straddling(content, datalist, split)
     kept = [{**item, "item": k} for k, item in enumerate(items) if views is None or item.get("view") in views]
     if not kept:
         found = sorted({str(item.get("view")) for item in items})
@@ -215,28 +256,28 @@ def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: S
     return kept
 
 
+def _refuse_straddling(content: dict[str, Any], datalist: str, split: str) -> None:
+    """A patient in two splits would let a network be tested on whom it was trained on."""
+    elsewhere = {
+        item.get("patient")
+        for other in SPLITS
+        if other != split
+        for item in content.get(other) or []
+        if isinstance(item, dict)
+    }
+    numbers = [number for number, item in enumerate(content[split]) if item["patient"] in elsewhere]
+    if numbers:
+        more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+        raise ConfigurationError(
+            f"the patients of items {', '.join(map(str, numbers[:5]))}{more} of split '{split}' of {datalist} are in "
+            "another split too; a patient belongs to one split alone: make the datalist again with ingest"
+        )
+
+
 def _check_image(path: Path, stored: tuple[float, float]) -> None:
     """The first image stands for all: what is wrong with it is said before anything is built, and not by a worker."""
     if path.suffix.lower() in IMAGE_SUFFIXES:  # others are read by whatever reader the configuration names
         read_image(path, stored)
-
-
-def _check_item(item: Any, where: str, labels: int) -> None:
-    """An item is an object with image, study and patient; its label, if there, has a value a name; sentences a list."""
-    if not isinstance(item, dict):
-        raise ConfigurationError(f"{where} is not an object; make the datalist again with ingest")
-    missing = [key for key in ("image", "study", "patient") if not isinstance(item.get(key), str)]
-    if missing:
-        raise ConfigurationError(f"{where} has no {' and no '.join(missing)}; make the datalist again with ingest")
-    if not isinstance(item.get("sentences", []), list):
-        raise ConfigurationError(f"{where} has `sentences` that are not a list; make the datalist again with ingest")
-    if not all(isinstance(sentence, str) for sentence in item.get("sentences", [])):
-        raise ConfigurationError(f"{where} has a sentence that is no text; make the datalist again with ingest")
-    label = item.get("label", [])
-    if not isinstance(label, list) or len(label) not in (0, labels):
-        raise ConfigurationError(f"{where} has a `label` that does not match the {labels} `label_names`")
-    if not all(value in (1, 0, -1, None) for value in label):
-        raise ConfigurationError(f"{where} has a label value that is none of 1, 0, -1 and null")
 
 
 def _refuse_constant(name: str) -> float:
@@ -247,24 +288,10 @@ def _for_classifier(item: Item) -> Item:
     return {"image": item["image"], "file": item["image"]} | {key: item[key] for key in ("study", "patient", "item")}
 
 
-def _with_labels(items: list[Item], known: list[str], datalist: str, label_names: Sequence[str]) -> list[Item]:
-    """Items with a known label among `label_names`, their labels in that order and not in the datalist's, `known`."""
-    columns = _label_columns(known, datalist, label_names)
-    labelled = [{**item, "label": [item["label"][k] for k in columns]} for item in items if item.get("label")]
-    return [item for item in labelled if any(value in KNOWN for value in item["label"])]
-
-
-def _label_columns(known: list[str], datalist: str, label_names: Sequence[str]) -> list[int]:
-    """Where the labels wanted stand among those that the datalist has, `known`."""
-    if isinstance(label_names, str):
-        raise ConfigurationError(f"`label_names` is the text {label_names!r}; write a list, for instance \"['Edema']\"")
-    missing = [name for name in label_names if name not in known]
-    if missing:
-        raise ConfigurationError(
-            f"{', '.join(missing)}: not a label of {datalist}, which has {', '.join(known) or 'none'}; "
-            "set `label_names`"
-        )
-    return [known.index(name) for name in label_names]
+def _with_labels(items: list[Item], content: dict[str, Any], label_names: Sequence[str]) -> list[Item]:
+    """The items with `label` in the order of `label_names`."""
+    labels = labels_by_name(items, content.get("label_names", []), label_names)
+    return [item | {"label": label} for item, label in zip(items, labels, strict=True)]
 
 
 def _patient_subset(items: list[Item], fraction: float, seed: int) -> list[Item]:

@@ -5,7 +5,6 @@ matches each sentence with the region that carries it, `global` an image with it
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -202,22 +201,20 @@ class MutualInformationObjective(nn.Module):
         return value
 
 
-def masked_binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy over the labels that are 0 or 1; unknown (NaN) and uncertain (-1) ones contribute nothing.
+def masked_binary_cross_entropy(logits: Tensor, labels: Tensor, positive_weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy over the labels in [0, 1]; unknown (NaN) and uncertain (-1) ones contribute nothing.
 
     Args:
         logits: (B, L).
-        labels: (B, L), 1, 0, -1 or NaN.
+        labels: (B, L), 1, 0, a target between them, -1 or NaN.
+        positive_weight: (L,), of positives beside negatives (`labels.positive_weight`); None for 1.
     """
-    known = (labels == 0) | (labels == 1)
+    known = (labels >= 0) & (labels <= 1)
     target = torch.where(known, labels, torch.zeros_like(labels))
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, target, reduction="none", pos_weight=None if positive_weight is None else positive_weight.to(logits)
+    )
     return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-def label_tensor(label: list[Any]) -> Tensor:
-    """A datalist's label as a float tensor (L,): null becomes NaN, since strict JSON has no NaN."""
-    return torch.tensor([float("nan") if value is None else float(value) for value in label])
 
 
 def _of_all_processes(pairs: Pairs) -> Pairs:

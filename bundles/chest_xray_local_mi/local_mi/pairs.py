@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from local_mi.augmentation import AFFINE, augmented
-from local_mi.datalist import Item, read_pairs
+from local_mi.datalist import read_pairs
 from local_mi.errors import ConfigurationError
-from local_mi.objectives import label_tensor
+from local_mi.labels import Item, label_tensor
 from local_mi.tokens import Integers, TokenTable, tokenized_reports
 
 TEXT_KEYS = ("token_ids", "attention_mask", "token_span", "span_tokens", "sentence_span", "sentence_image", "drawn")
