@@ -38,6 +38,7 @@ GIVEN = (
     "checkpoint",
     "encoder_weights",
     "metrics_file",
+    "predictions",
 )
 """Keys that follow from the store and the run folder; set apart, a command would report on another run's files."""
 
@@ -79,17 +80,25 @@ def pretrain(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:
     return run / "models" / ENCODER
 
 
-def train(store: Path, run: Path, pretrained: Path | None, overrides: Mapping[str, Any]) -> Path:
+def train(
+    store: Path, run: Path, pretrained: Path | None, overrides: Mapping[str, Any], encoder: str = "finetune"
+) -> Path:
     """Train the classifier on a store, from encoder weights or from none; returns its weights.
 
-    Without `label_names` among the overrides, the labels are all that the store has.
+    Args:
+        store: the data.
+        run: folder of the run.
+        pretrained: encoder weights, or None for random ones.
+        overrides: configuration keys; without `label_names` among them, the labels are all that the store has.
+        encoder: `finetune`, or `frozen`: a linear probe.
     """
     if pretrained is not None:
         read_encoder(str(pretrained))  # before anything is written
     given = _paths(store, run) | {"pretrained": str(pretrained) if pretrained else None}
     if "label_names" not in overrides:
         given["label_names"] = _label_names(store)
-    run_workflow([_config("train")], given, overrides)
+    overlays = {"finetune": [], "frozen": [_config("frozen")]}[encoder]
+    run_workflow([_config("train"), *overlays], given, overrides)
     return run / "models" / CLASSIFIER
 
 
@@ -112,13 +121,17 @@ def evaluate(store: Path, run: Path, stage: str, overrides: Mapping[str, Any]) -
     return values
 
 
-def inference(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:
-    """Probabilities of every image of a split by a run's classifier; returns the CSV."""
+def inference(
+    store: Path, run: Path, overrides: Mapping[str, Any], split: str = "test", name: str = "predictions"
+) -> Path:
+    """Probabilities of every image of a split by a run's classifier; returns the CSV, `<name>.csv` of the run."""
     trained = run_configuration(run, "train")
-    given = _paths(store, run) | {key: trained[key] for key in ("network_def", "image_size", "views", "label_names")}
+    predictions = run / f"{name}.csv"
+    given = _paths(store, run) | {"split": split, "predictions": str(predictions)}
+    given |= {key: trained[key] for key in ("network_def", "image_size", "views", "label_names")}
     given["preprocessing#transforms"] = trained["train"]["deterministic_transforms"]
     run_workflow([_config("inference")], given, overrides)
-    return run / "predictions.csv"
+    return predictions
 
 
 def pretrained_network(run: Path) -> Any:

@@ -38,14 +38,21 @@ def label_auroc(scores: Tensor, labels: Tensor) -> npt.NDArray[np.float64]:
     return values
 
 
+def mean_auroc(scores: Tensor, labels: Tensor) -> float:
+    """Mean of `label_auroc` over the labels for which it is defined; NaN where none is."""
+    # Ignite squeezes the column of a single label away.
+    values = label_auroc(scores.reshape(len(scores), -1), labels.reshape(len(labels), -1))
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+
 class MeanAUROC(EpochMetric):
-    """Mean of `label_auroc` over the labels for which it is defined, a Python float; NaN only where none is.
+    """`mean_auroc` of an epoch, a Python float.
 
     MONAI's macro average is NaN as soon as one rare label has a single value in the split.
     """
 
     def __init__(self) -> None:
-        super().__init__(_mean_auroc, output_transform=_predictions_and_labels, check_compute_fn=False)
+        super().__init__(mean_auroc, output_transform=_predictions_and_labels, check_compute_fn=False)
 
 
 class LabelAUROC(EpochMetric):
@@ -80,9 +87,3 @@ def _strict(value: Any) -> float | None:
 
 def _predictions_and_labels(output: Any) -> tuple[Tensor, Tensor]:
     return output["pred"], output["label"]
-
-
-def _mean_auroc(scores: Tensor, labels: Tensor) -> float:
-    # Ignite squeezes the column of a single label away.
-    values = label_auroc(scores.reshape(len(scores), -1), labels.reshape(len(labels), -1))
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

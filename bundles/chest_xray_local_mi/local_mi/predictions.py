@@ -1,7 +1,7 @@
 """Predictions as a table that says whose they are."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -12,7 +12,8 @@ from local_mi.files import write_atomically
 class PredictionTable:
     """Writes a CSV with `study`, `image` (file name) and a probability a label, a row an image, in the order read.
 
-    MONAI's ClassificationSaver writes no header, so that columns could only be told by position.
+    MONAI's ClassificationSaver writes no header, so that columns could only be told by position. Probabilities are
+    written so that they read back as they were: rounded ones would tie, and ties change a ranking.
 
     Args:
         path: of the CSV.
@@ -22,7 +23,7 @@ class PredictionTable:
     def __init__(self, path: str, label_names: Sequence[str]) -> None:
         self.path = path
         self.label_names = list(label_names)
-        self._rows: list[list[str]] = []
+        self._rows: list[tuple[str, str, list[float]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -32,16 +33,28 @@ class PredictionTable:
 
     def __call__(self, engine: Engine) -> None:
         """Take a batch of probabilities."""
-        probabilities = engine.state.output["pred"].detach().float().cpu().tolist()
+        probabilities = engine.state.output["pred"].detach().cpu().tolist()
         batch = engine.state.batch
         for study, file, row in zip(batch["study"], batch["file"], probabilities, strict=True):
-            self._rows.append([study, Path(file).name, *(f"{value:.6f}" for value in row)])
+            self._rows.append((study, file, row))
 
     def _write(self) -> None:
-        def write(temporary: str) -> None:
-            with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["study", "image", *self.label_names])
-                writer.writerows(self._rows)
+        write_predictions(self.path, self.label_names, self._rows)
 
-        write_atomically(self.path, write)
+
+def write_predictions(path: str, label_names: Sequence[str], rows: Iterable[tuple[str, str, Sequence[float]]]) -> None:
+    """Write a table of predictions.
+
+    Args:
+        path: of the CSV.
+        label_names: L names.
+        rows: study, image (path or file name) and L probabilities each.
+    """
+
+    def write(temporary: str) -> None:
+        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["study", "image", *label_names])
+            writer.writerows([study, Path(image).name, *map(repr, row)] for study, image, row in rows)
+
+    write_atomically(path, write)

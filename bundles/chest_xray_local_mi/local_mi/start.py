@@ -88,7 +88,7 @@ def start_run(
             "datalist": str(datalist),
             "datalist_sha256": data_hash,
             "processes": idist.get_world_size(),
-            "versions": {"python": platform.python_version()} | _versions(),
+            "versions": {"python": platform.python_version()} | versions(),
         }
         write_json(Path(output_dir) / f"{name}_run.json", record)
         if merged is not None:
@@ -219,7 +219,8 @@ def _refuse_other_run(checkpoint: str, description: dict[str, Any]) -> None:
     logger.info("%s of an earlier run is replaced only by a better one (%.4f)", checkpoint, record["value"])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers depend on, by name; for its record."""
     found = {}
     for package in RECORDED_PACKAGES:
         try:
