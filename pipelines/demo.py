@@ -1,28 +1,26 @@
 """The whole way on synthetic studies: phantoms, ingest, pretrain, train, evaluate, ground, export."""
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
+from local_mi.evaluation import MACRO
 from local_mi.files import write_json
 
-from pipelines.bundle import evaluate, inference, pretrain, train
+from pipelines.bundle import evaluate, pretrain, train
+from pipelines.evaluation import evaluate_classifier
 from pipelines.export import export_encoder
 from pipelines.ground import draw_grounding, ground, load_grounding_model, read_radiograph
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score
+from pipelines.phantom_store import Step, make_phantom_store
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
-from preprocessing.identity import make_private_folder, write_private
-from preprocessing.ingest import OnProgress, ingest
-from preprocessing.phantoms import DIFFICULTIES, write_phantoms
+from preprocessing.phantoms import DIFFICULTIES
 
 MARKER = "demo.json"  # a folder with it, made by the demo, may be replaced
 MADE_BY = "cxr-local-mi demo"
@@ -91,7 +89,7 @@ def run_demo(
     *,
     studies: int,
     workers: int,
-    step: Callable[[str], AbstractContextManager[OnProgress]],
+    step: Step,
     overrides: dict[str, Any] | None = None,
 ) -> DemoResult:
     """Run the demo.
@@ -109,11 +107,14 @@ def run_demo(
     _make_way(folder)
     started = time.monotonic()
     settings = demo_settings(overrides or {})
-    store = folder / "store"
-    with step(f"{studies} synthetic studies") as on_progress:
-        _write_phantoms(folder, studies, workers, on_progress)
-    with step("ingest") as on_progress:
-        _ingest(folder, int(settings["pretrain"]["image_size"]), workers, on_progress)
+    store = make_phantom_store(
+        folder,
+        studies=studies,
+        size=IMAGE_SIZE,
+        difficulty=DIFFICULTIES[DIFFICULTY],
+        configuration=IngestConfiguration(size=int(settings["pretrain"]["image_size"]), workers=workers),
+        step=step,
+    )
     with step("pretraining by local mutual information"):
         weights = pretrain(store, folder / "pretrain", settings["pretrain"])
         retrieval = evaluate(store, folder / "pretrain", "pretrain", {})
@@ -122,8 +123,7 @@ def run_demo(
         with step(f"classifier from {name} weights, few labels"):
             run = folder / f"classifier_{name}"
             train(store, run, initial, settings["train"])
-            auroc[name] = evaluate(store, run, "train", {})["mean_auroc"]
-            inference(store, run, {})
+            auroc[name] = evaluate_classifier(store, run, overrides={}).value(MACRO, "auroc")
     with step("grounding and export"):
         pointing = _ground(folder)
         exported = export_encoder(folder / "pretrain", folder / "encoder")
@@ -169,33 +169,6 @@ def demo_settings(overrides: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Configuration keys of the demo by stage, `pretrain` and `train`, with overrides for both."""
     settings = yaml.safe_load(files("pipelines").joinpath("demo.yaml").read_text(encoding="utf-8"))
     return {stage: keys | overrides for stage, keys in settings.items()}
-
-
-def _write_phantoms(folder: Path, studies: int, workers: int, on_progress: OnProgress) -> None:
-    write_phantoms(
-        folder / "phantoms",
-        studies=studies,
-        size=IMAGE_SIZE,
-        seed=0,
-        difficulty=DIFFICULTIES[DIFFICULTY],
-        workers=workers,
-        on_progress=on_progress,
-    )
-
-
-def _ingest(folder: Path, size: int, workers: int, on_progress: OnProgress) -> None:
-    """Ingest under a key that is no secret, so that the demo's pseudonyms, and with them its splits, are the same."""
-    phantoms, private = folder / "phantoms", folder / "store.private"
-    make_private_folder(private)
-    write_private(private / "key", hashlib.sha256(b"phantoms have no identity").hexdigest().encode() + b"\n")
-    ingest(
-        phantoms / "dicom",
-        folder / "store",
-        reports=phantoms / "reports",
-        labels=phantoms / "labels.csv",
-        configuration=IngestConfiguration(size=size, workers=workers),
-        on_progress=on_progress,
-    )
 
 
 def _ground(folder: Path) -> PointingScore:

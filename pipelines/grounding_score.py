@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.ground import Box, GroundingModel, interpolated, load_grounding_model
+from pipelines.phantom_store import pseudonyms
 from preprocessing.errors import InputError
 from preprocessing.geometry import Geometry, fit_square
 from preprocessing.readers import RadiographReader
@@ -93,11 +94,7 @@ def placed_sentences(phantoms: Path, store: Path, private: Path, split: str) -> 
     Raises:
         InputError: the private side table is missing.
     """
-    side_table = private / "identity.parquet"
-    if not side_table.is_file():
-        raise InputError(f"{side_table} is missing; true places cannot be matched with the store without it")
-    identity = pl.read_parquet(side_table).filter(pl.col("kind") == "image")
-    pseudonym = dict(zip(identity["original"], identity["pseudonym"], strict=True))
+    pseudonym = pseudonyms(private, "image")
     studies = pl.read_parquet(store / "studies.parquet").filter(pl.col("split") == split)
     images = pl.read_parquet(store / "images.parquet").filter(pl.col("study").is_in(studies["study"].implode()))
     rows = {row["image"]: row for row in images.iter_rows(named=True)}

@@ -42,7 +42,7 @@ def test_the_exported_encoder_is_the_pretrained_one(demo: DemoResult) -> None:
 def test_predictions_name_every_test_image_once(demo: DemoResult) -> None:
     items = json.loads((demo.folder / "store" / "datalist.json").read_text())["test"]
     frontal = [Path(item["image"]).name for item in items if item["view"] != "LATERAL"]
-    with (demo.folder / "classifier_local" / "predictions.csv").open(newline="") as file:
+    with (demo.folder / "classifier_local" / "predictions_test.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == frontal
 
 
