@@ -64,6 +64,27 @@ class Stage(StrEnum):
     TRAIN = "train"
 
 
+class Encoder(StrEnum):
+    """How the classifier uses its encoder."""
+
+    FINETUNE = "finetune"
+    FROZEN = "frozen"
+
+
+class Views(StrEnum):
+    """How images of one study become one."""
+
+    MEAN = "mean"
+    MAX = "max"
+
+
+class Scale(StrEnum):
+    """Of a study."""
+
+    SMALL = "small"
+    FULL = "full"
+
+
 OnProgress = Callable[[int, int | None], None]
 Store = Annotated[Path, typer.Argument(help="A store made by `ingest` (the folder with datalist.json).")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run: weights, records, logs. Made if needed.")]
@@ -331,12 +352,16 @@ def train(
         Path | None,
         typer.Option(help="Encoder weights (image_encoder.safetensors of a pretraining run); none: random."),
     ] = None,
+    encoder: Annotated[
+        Encoder, typer.Option(help="finetune: all weights are trained. frozen: a linear probe, the head alone.")
+    ] = Encoder.FINETUNE,
     settings: Settings = None,
 ) -> None:
     """Train the multi-label pathology classifier, from pretrained encoder weights or from none."""
     from pipelines.bundle import train as run_train
 
-    stderr.print(f"classifier: {run_train(store, run, pretrained, _parsed(settings))}", highlight=False)
+    weights = run_train(store, run, pretrained, _parsed(settings), encoder)
+    stderr.print(f"classifier: {weights}", highlight=False)
 
 
 @app.command()
@@ -346,13 +371,43 @@ def evaluate(
     stage: Annotated[
         Stage, typer.Option(help="train: the classifier. pretrain: retrieval and mutual information.")
     ] = Stage.TRAIN,
+    against: Annotated[
+        Path | None, typer.Option(help="Another classifier's run: paired differences, this one less that one.")
+    ] = None,
+    views: Annotated[Views, typer.Option(help="How the probabilities of a study's images are combined.")] = Views.MEAN,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the test patients, for the intervals.")] = 1000,
+    specificity: Annotated[float, typer.Option(min=0, max=1, help="At which the sensitivity is given.")] = 0.9,
+    show_sentences: Annotated[
+        bool, typer.Option("--show-sentences", help="Print sentences of reports on the page, which may travel.")
+    ] = False,
     settings: Settings = None,
 ) -> None:
-    """Evaluate a run on the held-out test split and write <stage>_metrics.json into the run."""
-    from pipelines.bundle import evaluate as run_evaluate
+    """Evaluate a run on the held-out test split.
 
-    for name, value in run_evaluate(store, run, stage, _parsed(settings)).items():
-        typer.echo(f"{name}\t{'undefined' if value is None else f'{value:.4f}'}")
+    Of a classifier: metrics.json, metrics.csv and a page, evaluation.html, in the run; thresholds and temperatures are
+    chosen on the validation split. Of a pretraining: pretrain_metrics.json.
+    """
+    if stage is Stage.PRETRAIN:
+        from pipelines.bundle import evaluate as evaluate_pretraining
+
+        for name, value in evaluate_pretraining(store, run, stage, _parsed(settings)).items():
+            typer.echo(f"{name}\t{'undefined' if value is None else f'{value:.4f}'}")
+        return
+    from pipelines.evaluation import evaluate_classifier
+
+    evaluated = evaluate_classifier(
+        store,
+        run,
+        against=against,
+        views=views.value,
+        resamples=resamples,
+        specificity=specificity,
+        show_sentences=show_sentences,
+        overrides=_parsed(settings),
+    )
+    for line in evaluated.lines():
+        typer.echo(line)
+    stderr.print(f"page: {evaluated.page}\nfigures: {evaluated.table}", highlight=False)
 
 
 @app.command()
@@ -411,6 +466,27 @@ def demo(
 
     result = run_demo(folder, studies=studies, workers=workers, step=_step)
     typer.echo(result.text())
+
+
+@app.command()
+def study(
+    folder: Annotated[Path, typer.Argument(help="Folder of the study; one that was stopped goes on.")],
+    store: Annotated[
+        Path | None, typer.Option(help="A store with reports and labels; without it, phantoms are made.")
+    ] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="small: an hour on two cores. full: for GPUs. See pipelines/study.yaml.")
+    ] = Scale.SMALL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one a GPU, or one a core where there is none.")
+    ] = None,
+) -> None:
+    """Find out what pretraining is worth: every objective, frozen and finetuned, with few and with many labels."""
+    from pipelines.study_report import run_study
+
+    report = run_study(folder, store, scale.value, workers, _step)
+    typer.echo(report.text())
+    stderr.print(f"page: {report.page}", highlight=False)
 
 
 @contextmanager
