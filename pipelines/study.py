@@ -34,7 +34,7 @@ from pipelines.study_cells import SHUFFLED, Cell, Classifier, PixelProbe, Pretra
 from pipelines.study_data import learnable_labels, write_study_data
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.conversion import tune_process
-from preprocessing.phantoms import DIFFICULTIES
+from preprocessing.phantoms import Difficulty
 
 ENCODERS = ("frozen", "finetune")
 REFERENCE = ("local", "infonce")  # of the checks with shuffled reports and with the same seed
@@ -134,7 +134,7 @@ def _prepare_data(folder: Path, store: Path | None, settings: dict[str, Any], wo
             folder,
             studies=phantoms["studies"],
             size=phantoms["size"],
-            difficulty=DIFFICULTIES[phantoms["difficulty"]],
+            difficulty=Difficulty(**phantoms["difficulty"]),
             configuration=IngestConfiguration(size=stored["size"], split_fractions=fractions, workers=workers),
             step=step,
         )

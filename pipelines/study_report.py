@@ -129,7 +129,8 @@ def _facts(outcome: Outcome, results: StudyResults, made: dict[str, Any]) -> dic
     settings, data = outcome.study.settings, made["data"]
     counts = {f"{split} split": COUNTS.format(**data[split]) for split in ("training", "validation", "test")}
     phantoms = settings.get("phantoms", {})
-    kind = f"phantoms of difficulty {phantoms.get('difficulty')}" if _of_phantoms(outcome) else "a store"
+    difficulty = ", ".join(f"{name} {value}" for name, value in phantoms.get("difficulty", {}).items())
+    kind = f"phantoms: {difficulty}" if _of_phantoms(outcome) else "a store"
     arm = reference_arm(outcome.arms)
     return {
         "data": kind,

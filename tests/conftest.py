@@ -1,9 +1,11 @@
 """Fixtures that all three rooms share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython
 
 os.environ["OMP_NUM_THREADS"] = "1"  # pytest-xdist has a process for each core; before PyTorch is imported
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -15,3 +17,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real data not found: {SHARED_DATA.resolve()} does not exist (see CONTRIBUTING.md)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Runs `python -m` in processes that need not import PyTorch and MONAI."""
+    warm = WarmPython()
+    yield warm
+    warm.close()

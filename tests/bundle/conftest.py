@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from warm_python import WarmPython
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "chest_xray_local_mi"
 CELLS = ("right upper", "left upper", "right lower", "left lower")
@@ -71,16 +72,23 @@ RunBundle = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def run_bundle() -> RunBundle:
-    """Runs plain `python -m monai.bundle run` as a user would, from a folder of choice."""
+def run_bundle(warm_python: WarmPython) -> RunBundle:
+    """Runs plain `python -m monai.bundle run` as a user would, from a folder of choice; `launcher`: a fresh Python."""
 
     def run(
-        *configs: str, cwd: Path = BUNDLE, launcher: tuple[str, ...] = ("-m",), **overrides: object
+        *configs: str,
+        cwd: Path = BUNDLE,
+        launcher: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+        **overrides: object,
     ) -> "subprocess.CompletedProcess[str]":
         folder = "configs" if cwd == BUNDLE else str(BUNDLE / "configs")
         files = [f"{folder}/{name}.yaml" for name in configs]
         arguments = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-        command = [sys.executable, *launcher, "monai.bundle", "run", "--config_file", str(files), *arguments]
+        words = ["monai.bundle", "run", "--config_file", str(files), *arguments]
+        if not launcher:
+            return warm_python.run(*words, cwd=cwd, env=env)
+        command = [sys.executable, *launcher, *words]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
     return run

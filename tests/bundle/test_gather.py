@@ -153,9 +153,9 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found; started once, since that takes longer than all they do."""
+    """What each of two processes found; forked, since a new interpreter takes seconds to import."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=PROCESSES)
+    torch.multiprocessing.start_processes(work, args=(str(folder),), nprocs=PROCESSES, start_method="fork")
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 

@@ -3,8 +3,7 @@
 import math
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from monai.transforms import (
     RandZoomd,
     ScaleIntensityd,
 )
+from warm_python import WarmPython
 
 Batches = list[list[tuple[int, int]]]
 
@@ -233,8 +233,9 @@ raise ValueError("in the middle of an epoch")
 """
 
 
-def test_a_run_that_fails_ends_and_does_not_wait_for_its_workers() -> None:
-    done = subprocess.run([sys.executable, "-c", FAILING_RUN], capture_output=True, text=True, timeout=60, check=False)
+def test_a_run_that_fails_ends_and_does_not_wait_for_its_workers(tmp_path: Path, warm_python: WarmPython) -> None:
+    (tmp_path / "failing.py").write_text(FAILING_RUN, encoding="utf-8")
+    done = warm_python.run(tmp_path / "failing.py")
     assert done.returncode == 1
     assert "in the middle of an epoch" in done.stderr
 

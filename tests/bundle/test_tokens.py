@@ -2,8 +2,6 @@
 
 import functools
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from local_mi.text import sentence_hash
 from local_mi.text_models import token_limit, train_wordpiece
 from local_mi.tokens import TokenTable, text_batch, tokenized_reports
 from transformers import AutoTokenizer, BertConfig, MPNetConfig, RobertaConfig
+from warm_python import WarmPython
 
 CORPUS = ["Small left pleural effusion.", "No pneumothorax.", "Heart size is normal, lungs are clear."]
 ENCODINGS = ("sentence", "report-once")
@@ -315,12 +314,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-def test_of_two_processes_one_makes_the_table_and_both_have_it(tmp_path: Path, text_model: str) -> None:
+def test_of_two_processes_one_makes_the_table_and_both_have_it(
+    tmp_path: Path, text_model: str, warm_python: WarmPython
+) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES, encoding="utf-8")
-    command = [sys.executable, str(script), text_model, str(tmp_path / "cache"), "29731"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    result = warm_python.run(script, text_model, tmp_path / "cache", "29731")
+    assert result.returncode == 0, result.stderr[-2000:]
     lines = sorted(line.split() for line in result.stdout.splitlines() if line[:2] in ("0 ", "1 "))
     assert [line[:2] for line in lines] == [["0", "1"], ["1", "0"]]
     assert lines[0][2] == lines[1][2]

@@ -4,8 +4,10 @@ import csv
 import json
 import re
 import shutil
+import socket
 import subprocess
-import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 from conftest import BUNDLE, TINY, RunBundle, write_store
 from local_mi.weights import read_encoder
 from monai.bundle import ConfigParser, ConfigWorkflow
+from warm_python import WarmPython
 
 LABELS = "['Upper','Lower']"
 
@@ -85,33 +88,59 @@ def test_an_unknown_key_on_the_command_line_is_refused(store: Path, tmp_path: Pa
     assert not (tmp_path / "models").exists(), "nothing is trained or written"
 
 
-def test_the_bundle_runs_from_another_folder_without_being_installed(store: Path, tmp_path: Path) -> None:
+def test_the_bundle_runs_from_another_folder_without_being_installed(
+    store: Path, tmp_path: Path, warm_python: WarmPython
+) -> None:
     copied = tmp_path / "elsewhere" / "bundle"
     shutil.copytree(BUNDLE, copied, ignore=shutil.ignore_patterns("models", "eval", "__pycache__"))
-    repository = BUNDLE.parents[1]
-    without_install = (
-        "import runpy, sys; "
-        f"sys.path = [p for p in sys.path if p not in ({str(repository)!r}, {str(BUNDLE)!r})]; "
-        "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
+    without_install = tmp_path / "without_install.py"
+    without_install.write_text(
+        "import runpy, sys\n"
+        f"sys.path = [p for p in sys.path if p not in ({str(BUNDLE.parents[1])!r}, {str(BUNDLE)!r})]\n"
+        "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)\n"
     )
     out = tmp_path / "out"
     overrides = paths(store, out) | TINY | {"bundle_root": str(copied), "max_epochs": "1"}
     words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
-    command = [sys.executable, "-c", without_install, "run", "--config_file", f"{copied}/configs/pretrain.yaml", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    file = f"{copied}/configs/pretrain.yaml"
+    done = warm_python.run(without_install, "run", "--config_file", file, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (out / "models" / "pretrained.pt").is_file()
 
 
-@pytest.mark.parametrize("workflow", ["pretrain", "train"])
-def test_two_gloo_processes_finish(workflow: str, store: Path, tmp_path: Path, run_bundle: RunBundle) -> None:
+def by_torchrun(run_bundle: RunBundle, workflow: str, **overrides: str) -> list["subprocess.CompletedProcess[str]"]:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
+    return [run_bundle(workflow, "multi_gpu", launcher=launcher, **overrides)]
+
+
+def by_their_environment(
+    run_bundle: RunBundle, workflow: str, **overrides: str
+) -> list["subprocess.CompletedProcess[str]"]:
+    """As torchrun does it, without the seconds that it takes to import itself and the rest twice."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda rank: run_bundle(workflow, "multi_gpu", env=meeting | rank, **overrides), ranks))
+
+
+@pytest.mark.parametrize(
+    ("workflow", "start"), [("pretrain", by_torchrun), ("train", by_their_environment)], ids=["pretrain", "train"]
+)
+def test_two_gloo_processes_finish(
+    workflow: str,
+    start: Callable[..., list["subprocess.CompletedProcess[str]"]],
+    store: Path,
+    tmp_path: Path,
+    run_bundle: RunBundle,
+) -> None:
     overrides = paths(store, tmp_path) | TINY | {"max_epochs": "1"}
     overrides.pop("device")
     if workflow == "train":
         overrides["label_names"] = LABELS
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
-    done = run_bundle(workflow, "multi_gpu", launcher=launcher, **overrides)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in start(run_bundle, workflow, **overrides):
+        assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / f"{workflow}_run.json").read_text())["processes"] == 2
     name = "pretrained.pt" if workflow == "pretrain" else "model.pt"
     state = torch.load(tmp_path / "models" / name, weights_only=True)

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 
 from pipelines.demo import DemoResult, run_demo
 from preprocessing.ingest import OnProgress
@@ -15,5 +16,8 @@ def quietly(step: str) -> AbstractContextManager[OnProgress]:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    folder: Path = tmp_path_factory.mktemp("demo") / "demo"
-    return run_demo(folder, studies=60, workers=1, step=quietly, overrides={"max_epochs": 2, "val_interval": 1})
+    def make(folder: Path) -> DemoResult:
+        overrides = {"max_epochs": 2, "val_interval": 1}
+        return run_demo(folder / "demo", studies=60, workers=1, step=quietly, overrides=overrides)
+
+    return made_once(tmp_path_factory, "demo", make)

@@ -3,22 +3,38 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython
 
 from pipelines.demo import DemoResult
 
 COMMANDS = ("phantoms", "ingest", "pretrain", "train", "evaluate", "inference", "export", "ground", "bundle", "demo")
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def in_a_process(*arguments: str | Path) -> Done:
     command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **PLAIN}
+    )
 
 
-def assert_refused(done: "subprocess.CompletedProcess[str]", *words: str | Path) -> None:
+@pytest.fixture
+def run(warm_python: WarmPython) -> Run:
+    def run(*arguments: str | Path) -> Done:
+        return warm_python.run("pipelines.cli", *arguments, env=PLAIN)
+
+    return run
+
+
+def assert_refused(done: Done, *words: str | Path) -> None:
     assert done.returncode == 2, done.stderr[-2000:]
     last = done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -26,42 +42,44 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *words: str | Path)
         assert str(word) in last, last
 
 
-def test_help_lists_every_command_and_each_explains_itself() -> None:
+def test_help_lists_every_command_and_each_explains_itself(run: Run) -> None:
     text = run("--help").stdout
     assert all(command in text for command in COMMANDS)
     assert "--preset" in run("ingest", "--help").stdout
 
 
-def test_version() -> None:
+def test_version(run: Run) -> None:
     assert run("--version").stdout.startswith("cxr-local-mi 0.")
 
 
-def test_ingest_of_an_empty_folder(tmp_path: Path) -> None:
+def test_ingest_of_an_empty_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_ingest_of_a_folder_without_dicom(tmp_path: Path) -> None:
+def test_ingest_of_a_folder_without_dicom(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "letter.txt").write_text("not an image")
     assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in", "not_dicom")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_ingest_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_ingest_of_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
     assert_refused(run("ingest", tmp_path / "in", tmp_path / "store"), tmp_path / "in")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ingest_of_a_manifest(shared_data: Path, tmp_path: Path) -> None:
+def test_ingest_of_a_manifest(run: Run, shared_data: Path, tmp_path: Path) -> None:
     image = sorted((shared_data / "images").glob("cov_*.png"))[0]
     (tmp_path / "manifest.csv").write_text(f"image,study,patient,text\n{image},s1,p1,FINDINGS: Clear lungs.\n")
     assert run("ingest", tmp_path / "manifest.csv", tmp_path / "store").returncode == 0
     assert "Clear lungs." in (tmp_path / "store" / "datalist.json").read_text()
 
 
-def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(demo: DemoResult, tmp_path: Path) -> None:
+def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(
+    run: Run, demo: DemoResult, tmp_path: Path
+) -> None:
     dicom = next((demo.folder / "phantoms" / "dicom").rglob("*.dcm"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "good.dcm").write_bytes(dicom.read_bytes())
@@ -77,11 +95,11 @@ def test_an_unreadable_file_and_a_report_for_no_study_become_rejects(demo: DemoR
 
 
 def test_pretraining_on_a_folder_that_is_no_store(tmp_path: Path) -> None:
-    assert_refused(run("pretrain", tmp_path, tmp_path / "run"), tmp_path / "datalist.json")
+    assert_refused(in_a_process("pretrain", tmp_path, tmp_path / "run"), tmp_path / "datalist.json")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_was_not_finished(demo: DemoResult, tmp_path: Path) -> None:
+def test_a_store_that_was_not_finished(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     for name in ("store.json", "datalist.json"):  # run.json is written last
         (tmp_path / "store" / name).write_bytes((demo.folder / "store" / name).read_bytes())
@@ -89,23 +107,23 @@ def test_a_store_that_was_not_finished(demo: DemoResult, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("key", ["ckpt_dir", "metrics_file"])
-def test_a_key_that_follows_from_the_folders(key: str, demo: DemoResult, tmp_path: Path) -> None:
+def test_a_key_that_follows_from_the_folders(run: Run, key: str, demo: DemoResult, tmp_path: Path) -> None:
     done = run("evaluate", demo.folder / "store", demo.folder / "classifier_local", "--set", f"{key}=/elsewhere")
     assert_refused(done, key)
 
 
-def test_a_run_folder_that_cannot_be_written(demo: DemoResult, tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_written(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file, not a folder")
     assert_refused(run("pretrain", demo.folder / "store", tmp_path / "run"), tmp_path / "run")
 
 
-def test_a_configuration_key_that_does_not_exist(demo: DemoResult, tmp_path: Path) -> None:
+def test_a_configuration_key_that_does_not_exist(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     done = run("pretrain", demo.folder / "store", tmp_path / "run", "--set", "max_epoch=3")
     assert_refused(done, "max_epoch", "did you mean 'max_epochs'?")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_weights_file(demo: DemoResult, tmp_path: Path) -> None:
+def test_a_missing_weights_file(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     weights = tmp_path / "nowhere.safetensors"
     done = run("train", demo.folder / "store", tmp_path / "run", "--pretrained", weights, "--set", "num_workers=0")
     assert_refused(done, weights)
@@ -113,33 +131,33 @@ def test_a_missing_weights_file(demo: DemoResult, tmp_path: Path) -> None:
 
 
 def test_results_go_to_stdout_and_logs_to_stderr(demo: DemoResult) -> None:
-    done = run("evaluate", demo.folder / "store", demo.folder / "classifier_local")
+    done = in_a_process("evaluate", demo.folder / "store", demo.folder / "classifier_local")
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert all(len(row) == 2 for row in rows), done.stdout
-    assert "mean_auroc" in dict(rows)
-    assert "Metrics" in done.stderr
+    assert all(len(row) == 3 for row in rows), done.stdout
+    assert ["macro", "auroc"] in [row[:2] for row in rows]
+    assert "evaluation.html" in done.stderr
 
 
-def test_evaluation_of_a_folder_without_a_run(demo: DemoResult, tmp_path: Path) -> None:
+def test_evaluation_of_a_folder_without_a_run(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     assert_refused(run("evaluate", demo.folder / "store", tmp_path), tmp_path, "cxr-local-mi train")
 
 
-def test_grounding_in_a_file_that_is_no_image(demo: DemoResult, tmp_path: Path) -> None:
+def test_grounding_in_a_file_that_is_no_image(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     (tmp_path / "text.dcm").write_text("not an image")
     done = run("ground", demo.folder / "pretrain", tmp_path / "text.dcm", "Clear lungs.", tmp_path / "picture.png")
     assert_refused(done, tmp_path / "text.dcm")
     assert not (tmp_path / "picture.png").exists()
 
 
-def test_grounding_in_a_dicom_file(demo: DemoResult, tmp_path: Path) -> None:
+def test_grounding_in_a_dicom_file(run: Run, demo: DemoResult, tmp_path: Path) -> None:
     dicom = next((demo.folder / "phantoms" / "dicom").rglob("*.dcm"))
     done = run("ground", demo.folder / "pretrain", dicom, "There is a nodule.", tmp_path / "picture.png")
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_bundle_is_copied_out_whole(tmp_path: Path) -> None:
+def test_the_bundle_is_copied_out_whole(run: Run, tmp_path: Path) -> None:
     assert run("bundle", tmp_path / "bundle").returncode == 0
     for part in ("configs/pretrain.yaml", "configs/metadata.json", "docs/README.md", "LICENSE", "local_mi/network.py"):
         assert (tmp_path / "bundle" / part).is_file(), part
@@ -147,5 +165,5 @@ def test_the_bundle_is_copied_out_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["max_epochs", "=3"])
-def test_a_setting_that_is_no_pair(setting: str, tmp_path: Path) -> None:
+def test_a_setting_that_is_no_pair(run: Run, setting: str, tmp_path: Path) -> None:
     assert run("pretrain", tmp_path, tmp_path / "run", "--set", setting).returncode == 2

@@ -15,6 +15,7 @@ from local_mi import weights
 from local_mi.encoders import image_features
 from local_mi.errors import ConfigurationError
 from monai.bundle import ConfigParser
+from warm_python import WarmPython
 
 from pipelines import export
 from pipelines.bundle import pretrained_network
@@ -50,6 +51,24 @@ def trained(configuration: dict[str, Any]) -> Any:
     return network.eval()
 
 
+@pytest.fixture
+def warm_check(
+    monkeypatch: pytest.MonkeyPatch, warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The check of an export, in a process that need not import PyTorch and MONAI first."""
+    script = tmp_path_factory.mktemp("check") / "check.py"
+    script.write_text(export._CHECK)
+
+    def features(folder: Path) -> np.ndarray:
+        done = warm_python.run(
+            script, folder / "load_encoder.py", folder, folder / "images.npy", folder / "features.npy"
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return np.load(folder / "features.npy")
+
+    monkeypatch.setattr(export, "_features_in_fresh_process", features)
+
+
 def test_the_lines_that_travel_with_it_load_it_anywhere(demo: DemoResult, tmp_path: Path) -> None:
     """An independent check: the folder copied away, loaded in a fresh isolated process, on images of my own."""
     folder = tmp_path / "elsewhere"
@@ -64,6 +83,7 @@ def test_the_lines_that_travel_with_it_load_it_anywhere(demo: DemoResult, tmp_pa
     assert np.abs(np.load(tmp_path / "features.npy") - expected).max() <= 1e-5
 
 
+@pytest.mark.usefixtures("warm_check")
 def test_the_papers_network_travels_with_the_file_that_makes_it(tmp_path: Path) -> None:
     configuration = {"image_encoder": PAPER}
     network = trained(configuration)
@@ -78,6 +98,7 @@ def test_the_papers_network_travels_with_the_file_that_makes_it(tmp_path: Path) 
     torch.testing.assert_close(found, pooled)
 
 
+@pytest.mark.usefixtures("warm_check")
 def test_a_densenet_is_exported_as_its_features_over_an_earlier_export(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for file in (*FILES, "paper_resnet.py"):
@@ -117,6 +138,7 @@ def test_the_description_says_how_images_were_prepared(demo: DemoResult) -> None
     assert description["network"]["class"] == "ResNet"
 
 
+@pytest.mark.usefixtures("warm_check")
 def test_an_export_that_gives_other_features_fails_and_writes_nothing(
     demo: DemoResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

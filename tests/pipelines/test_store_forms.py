@@ -38,7 +38,7 @@ def predictions(path: Path) -> dict[tuple[str, str], list[float]]:
 def test_a_run_gives_the_same_predictions_and_metrics(demo: DemoResult, store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(demo.folder / "classifier_local", run)
-    before = predictions(run / "predictions.csv")
+    before = predictions(run / "predictions_test.csv")
     after = predictions(inference(store, run, {}))
     assert after.keys() == before.keys()
     assert max(np.abs(np.subtract(after[key], before[key])).max() for key in before) < 0.02

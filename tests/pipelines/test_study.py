@@ -25,7 +25,7 @@ def quietly(step: str) -> AbstractContextManager[OnProgress]:
 def tiny() -> dict[str, Any]:
     settings = scale_settings("small")
     settings |= {
-        "phantoms": {"studies": 90, "size": 64, "difficulty": "easy"},
+        "phantoms": {"studies": 90, "size": 64, "difficulty": settings["phantoms"]["difficulty"]},
         "store": {"size": 32, "split_fractions": [0.5, 0.25, 0.25]},
         "objectives": ["global", "local"],
         "estimators": ["infonce"],

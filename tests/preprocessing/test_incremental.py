@@ -105,16 +105,16 @@ def grow(source: Path, chain: int) -> None:
         (source / "2" / f"{chain * 7 + 2}.dcm").unlink()
 
 
-@pytest.mark.parametrize("chain", range(4))
+@pytest.mark.parametrize("chain", range(2))
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path: Path, chain: int) -> None:
-    """Twenty kills in all: some of a first run, some of a run over a store that there is already."""
+    """Five kills of a first run, and five of a run over a store that there is already."""
     key, source, store = key_file(tmp_path), tmp_path / "in", tmp_path / "out"
     script = tmp_path / "run.py"
     script.write_text(RUN, encoding="utf-8")
     command = [sys.executable, script, source, store, key]
     moments = random.Random(chain)
     grow(source, 0)
-    if chain % 2:
+    if chain:
         subprocess.run(command, check=True, timeout=60, env=environment())
         grow(source, chain)
     longest = 4.0

@@ -70,7 +70,7 @@ def test_a_study_goes_the_whole_way(tmp_path: Path) -> None:
     found = items(store)
     assert sorted(item["view"] for item in found) == ["LATERAL", "PA"]
     for item in found:
-        assert list(item) == ["image", "study", "patient", "view", "sentences", "label"]
+        assert list(item) == ["image", "study", "patient", "view", "sentences", "label", "edema_severity"]
         assert item["sentences"] == ["The lungs are clear.", "No effusion.", "Normal chest."]
         assert item["label"] == [1, 0, None, -1]
         array = np.load(store / item["image"])
@@ -618,47 +618,6 @@ def test_a_second_process_on_the_same_output_stops(tmp_path: Path) -> None:
     assert code == 1
     assert "another job is writing to this store" in message
     assert len(items(tmp_path / "out")) == 1
-
-
-SLOW = """
-import os, sys, time
-from pathlib import Path
-from preprocessing.pool import map_isolated
-
-def slowly(task):
-    Path(sys.argv[1], f"{os.getpid()}.pid").touch()
-    time.sleep(0.3)
-
-if __name__ == "__main__":
-    for _ in map_isolated(slowly, range(1000), workers=2, time_limit=60):
-        pass
-"""
-
-
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(tmp_path: Path, blow: signal.Signals) -> None:
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW, encoding="utf-8")
-    pids = tmp_path / "pids"
-    pids.mkdir()
-    command = [sys.executable, str(script), str(pids)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment()) as parent:
-        wait_until(lambda: len(list(pids.iterdir())) == 2)
-        parent.send_signal(blow)
-        parent.wait(timeout=10)
-    wait_until(lambda: not any(is_alive(int(path.stem)) for path in pids.iterdir()))
-
-
-def wait_until(condition: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def real_outcomes(shared_data: Path, tmp_path: Path) -> tuple[IngestSummary, dict[str, str]]:

@@ -194,7 +194,7 @@ def test_closing_half_way_ends_the_workers_at_once_and_leaves_no_zombie(tmp_path
     wait_until(lambda: len(pids(tmp_path)) == 2)
     started = time.monotonic()
     results.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # all tasks would take 100 seconds
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids(tmp_path))
 
 
