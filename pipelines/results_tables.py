@@ -23,6 +23,7 @@ NAMES = {
     "brier_scaled": "Brier score, scaled",
     "ece_scaled": "ECE, scaled",
     "p": "p",
+    "p_holm": "p, Holm",
     "delong_p": "p, DeLong",
 }
 """Of metrics and columns whose names are no words."""
@@ -141,7 +142,7 @@ def _row_cell(row: Row, name: str) -> Cell:
     value, reason = row.get(name, ""), row.get("reason") or UNDEFINED
     if isinstance(value, bool):
         return Cell("yes" if value else "no")
-    if name in _P_VALUES and not row.get("reason"):
+    if name in (*_P_VALUES, "p_holm") and not row.get("reason"):
         return Cell(_p_value(value))  # blank where a test does not apply
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return Cell(DASH, reason=reason)

@@ -17,7 +17,7 @@ from local_mi.bootstrap import Weights, over_resamples
 
 Floats = npt.NDArray[np.floating[Any]]
 BINS = 15  # Guo et al. 2017
-HALF_A_DIGIT = 5e-7  # tables hold six decimals: 0.000000 is some probability below this
+LEAST = 1e-9  # of a probability and of its complement: 0 and 1, which others' tables hold, have no logit
 TEMPERATURES = (0.05, 20.0)  # the range that is searched
 
 
@@ -142,5 +142,5 @@ def _bin_of(probabilities: Floats, bins: int) -> npt.NDArray[np.int64]:
 
 
 def _logits(probabilities: Floats) -> npt.NDArray[np.float64]:
-    logits: npt.NDArray[np.float64] = logit(np.clip(probabilities, HALF_A_DIGIT, 1 - HALF_A_DIGIT))
+    logits: npt.NDArray[np.float64] = logit(np.clip(probabilities, LEAST, 1 - LEAST))
     return logits
