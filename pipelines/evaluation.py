@@ -92,7 +92,7 @@ def evaluate_classifier(
     write_evaluation_page(
         page,
         title="Evaluation of a chest radiograph classifier",
-        facts={name: _words(value) for name, value in facts.items() if name != "versions"},
+        facts={name.replace("_", " "): _words(value) for name, value in facts.items() if name != "versions"},
         metrics=metrics,
         test=test,
         scaled=_scaled(test, metrics),

@@ -14,7 +14,7 @@ from pipelines.study import Arm, run_cells_of_study, scale_settings
 from pipelines.study_cells import Classifier, PixelProbe, Pretraining, Study, run_cell
 from pipelines.study_data import straddling_patients, write_study_data
 from pipelines.study_report import StudyReport, write_report
-from pipelines.study_results import MEAN, Comparison, compared_arms, with_holm
+from pipelines.study_results import MEAN, Comparison, compared_arms, study_results, with_holm
 from preprocessing.ingest import OnProgress
 
 
@@ -81,11 +81,11 @@ def test_a_study_goes_on_with_what_is_missing_and_does_nothing_twice(study: tupl
     cells = {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("cell.json")}
     lost = folder / PixelProbe(1.0, 0).name
     shutil.rmtree(lost)
-    again = write_report(run_cells_of_study(folder, None, tiny(), 1, quietly), "tiny")
+    again = study_results(run_cells_of_study(folder, None, tiny(), 1, quietly))
     now = {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("cell.json")}
     assert now.keys() == cells.keys()
     assert [str(path) for path in cells if now[path] != cells[path]] == [f"{PixelProbe(1.0, 0).name}/cell.json"]
-    assert again.results.figures == report.results.figures
+    assert again.figures == report.results.figures
 
 
 def test_a_cell_that_fails_says_why_and_costs_no_other(study: tuple[Path, StudyReport], tmp_path: Path) -> None:
