@@ -37,6 +37,8 @@ from preprocessing.conversion import tune_process
 from preprocessing.phantoms import Difficulty
 
 ENCODERS = ("frozen", "finetune")
+NAMES = {"infonce": "InfoNCE", "dv": "DV", "mine": "MINE", "jsd": "JSD"}
+"""Of estimators, for people."""
 REFERENCE = ("local", "infonce")  # of the checks with shuffled reports and with the same seed
 
 OnProgress = Callable[[int, int | None], None]
@@ -52,7 +54,7 @@ class Arm:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.objective} {self.estimator}" if self.objective else "image-only"
+        return f"{self.objective} {NAMES.get(str(self.estimator), self.estimator)}" if self.objective else "image-only"
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def one_picture_store(folder: Path, picture: np.ndarray, image_format: str, bit_
     write_image(folder / f"a.{image_format}", quantised)
     item = {"image": f"a.{image_format}", "study": "s", "patient": "p", "view": "PA", "sentences": [], "label": [1]}
     preprocessing = {"preset": "voi", "size": len(picture), "range": [0, maximum], "configuration_hash": "00"}
-    content = {"label_names": ["Edema"], "preprocessing": preprocessing, "training": [item], "test": [item]}
+    content = {"label_names": ["Edema"], "preprocessing": preprocessing, "training": [item]}
+    content["test"] = [item | {"patient": "q"}]
     (folder / "datalist.json").write_text(json.dumps(content))
     return folder
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_mi.errors import ConfigurationError
+from local_mi.labels import label_tensor
 from local_mi.objectives import (
     MutualInformationObjective,
-    label_tensor,
     masked_binary_cross_entropy,
     negative_pairs,
 )

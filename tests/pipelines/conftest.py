@@ -4,7 +4,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+from commands import PLAIN, Done, Run
 from made_once import made_once
+from warm_python import WarmPython
 
 from pipelines.demo import DemoResult, run_demo
 from preprocessing.ingest import OnProgress
@@ -21,3 +23,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
         return run_demo(folder / "demo", studies=60, workers=1, step=quietly, overrides=overrides)
 
     return made_once(tmp_path_factory, "demo", make)
+
+
+@pytest.fixture
+def run(warm_python: WarmPython) -> Run:
+    def run(*arguments: str | Path) -> Done:
+        return warm_python.run("pipelines.cli", *arguments, env=PLAIN)
+
+    return run

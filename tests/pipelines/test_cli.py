@@ -3,20 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from warm_python import WarmPython
+from commands import PLAIN, Done, Run, assert_refused
 
 from pipelines.demo import DemoResult
 
-COMMANDS = ("phantoms", "ingest", "pretrain", "train", "evaluate", "inference", "export", "ground", "bundle", "demo")
-
-
-Done = subprocess.CompletedProcess[str]
-Run = Callable[..., Done]
-PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
+COMMANDS = (
+    *("scan", "label", "phantoms", "ingest", "pretrain", "train", "evaluate", "study", "inference", "export", "ground"),
+    *("bundle", "demo"),
+)
 
 
 def in_a_process(*arguments: str | Path) -> Done:
@@ -24,22 +21,6 @@ def in_a_process(*arguments: str | Path) -> Done:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **PLAIN}
     )
-
-
-@pytest.fixture
-def run(warm_python: WarmPython) -> Run:
-    def run(*arguments: str | Path) -> Done:
-        return warm_python.run("pipelines.cli", *arguments, env=PLAIN)
-
-    return run
-
-
-def assert_refused(done: Done, *words: str | Path) -> None:
-    assert done.returncode == 2, done.stderr[-2000:]
-    last = done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert str(word) in last, last
 
 
 def test_help_lists_every_command_and_each_explains_itself(run: Run) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import assert_refused, run
+from commands import Run, assert_refused
 
 TEXT = (
     "INDICATION: Chest pain.\nFINDINGS: There is a small left pleural effusion. No pneumothorax.\n"
@@ -19,7 +19,7 @@ def report(tmp_path: Path) -> Path:
     return path
 
 
-def test_sections_and_evidence_are_marked_in_plain_text(report: Path) -> None:
+def test_sections_and_evidence_are_marked_in_plain_text(run: Run, report: Path) -> None:
     done = run("label", report)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -34,7 +34,7 @@ def test_sections_and_evidence_are_marked_in_plain_text(report: Path) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_json_has_every_label_and_where_it_stands(report: Path) -> None:
+def test_json_has_every_label_and_where_it_stands(run: Run, report: Path) -> None:
     (line,) = run("label", report, "--json").stdout.splitlines()
     content = json.loads(line)
     assert content["labels"] | {"Pneumonia": -1, "Pneumothorax": 0, "Edema Severity": 1} == content["labels"]
@@ -44,7 +44,7 @@ def test_json_has_every_label_and_where_it_stands(report: Path) -> None:
         assert TEXT[place["start"] : place["end"]].lower() in ("pleural effusion", "pneumothorax", "pneumonia", "edema")
 
 
-def test_every_report_of_a_file_is_shown(tmp_path: Path) -> None:
+def test_every_report_of_a_file_is_shown(run: Run, tmp_path: Path) -> None:
     table = tmp_path / "reports.csv"
     table.write_text('study,text\n1,"FINDINGS: Nodule."\n2,\n3,"FINDINGS: Hernia, hiatal hernia."\n', encoding="utf-8")
     done = run("label", table)
@@ -54,7 +54,7 @@ def test_every_report_of_a_file_is_shown(tmp_path: Path) -> None:
     assert len(run("label", table, "--json").stdout.splitlines()) == 2
 
 
-def test_a_hospitals_own_files_are_used(report: Path, tmp_path: Path) -> None:
+def test_a_hospitals_own_files_are_used(run: Run, report: Path, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("version: ours\nobservations:\n  Pain: [chest pain]\nsections: [indication]\n", encoding="utf-8")
     content = json.loads(run("label", report, "--json", "--rules", rules).stdout)
@@ -62,7 +62,7 @@ def test_a_hospitals_own_files_are_used(report: Path, tmp_path: Path) -> None:
     assert "+ ours (" in content["rules"]
 
 
-def test_what_cannot_be_labelled_is_one_sentence_without_its_words(tmp_path: Path) -> None:
+def test_what_cannot_be_labelled_is_one_sentence_without_its_words(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "pdf.txt").write_bytes(b"%PDF-1.7 secret words")
     assert_refused(run("label", tmp_path / "empty.txt"), "empty.txt")

@@ -54,7 +54,7 @@ def test_every_cell_of_the_table_has_its_figure(study: tuple[Path, StudyReport])
     folder, report = study
     assert report.results.failed == {}
     means = {(f.arm, f.encoder, f.fraction): f for f in report.results.figures if f.label == MEAN}
-    arms = ("image-only", "global infonce", "local infonce")
+    arms = ("image-only", "global InfoNCE", "local InfoNCE")
     assert set(means) == {(arm, encoder, 1.0) for arm in arms for encoder in ("frozen", "finetune")} | {
         ("pixels", "frozen", 1.0)
     }

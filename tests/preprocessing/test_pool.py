@@ -299,7 +299,8 @@ def function(task):
         (folder / f"{child.pid}.pid").touch()
         re.match("(a+)+$", "a" * 60 + "b")  # in C, with the interpreter's lock
     while True:
-        (folder / "written").write_text(str(time.time()))
+        (folder / "writing").write_text(str(time.time()))
+        (folder / "writing").replace(folder / "written")
         time.sleep(0.01)
 
 if __name__ == "__main__":

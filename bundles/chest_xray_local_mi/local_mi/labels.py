@@ -40,7 +40,7 @@ def labels_by_name(items: Sequence[Item], datalist_names: Sequence[str], wanted:
     offered = [*datalist_names, *SEVERITY_LABELS]
     if missing := [name for name in wanted if name not in offered]:
         raise ConfigurationError(
-            f"{', '.join(missing)}: not a label of the datalist, which has {', '.join(offered) or 'none'}; "
+            f"{', '.join(missing)}: not a label of the datalist, which has {', '.join(datalist_names) or 'none'}; "
             "set `label_names`"
         )
     column = {name: k for k, name in enumerate(datalist_names)}
