@@ -55,10 +55,10 @@ class StudyReport:
         lines.append("differences [95 % interval], p, p corrected for all of them (Holm)")
         for c in self.results.comparisons:
             if c.label == MEAN:
-                p = "" if c.p is None or c.p_holm is None else f"  p {c.p:.3f}, {c.p_holm:.3f}"
+                p = "" if c.p is None or c.p_holm is None else f"  p {c.p:.2g}, {c.p_holm:.2g}"
                 what = f"{c.first} - {c.second}"
                 lines.append(
-                    f"{c.encoder:<9}{c.fraction:>7.0%}  {what:<34}{_interval(c.difference, c.low, c.high, sign='+')}{p}"
+                    f"{c.encoder:<9}{c.fraction:>7.0%}  {what:<42}{_interval(c.difference, c.low, c.high, sign='+')}{p}"
                 )
         lines += [f"check: {check.name}: {check.found}" for check in self.results.checks]
         lines += [f"not done: {name}: {reason}" for name, reason in self.results.failed.items()]
