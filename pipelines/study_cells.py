@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from local_mi.checkpoints import read_record
-from local_mi.datalist import datalist_hash, read_labelled, stored_range
+from local_mi.datalist import datalist_hash, read_images, read_labelled, stored_range
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_json
 from local_mi.images import read_image
@@ -229,20 +229,17 @@ def _value(folder: Path, stage: str) -> float:
 
 def _probe_pixels(study: Study, cell: PixelProbe, folder: Path) -> float:
     datalist = str(study.folder / OWN / "datalist.json")
-    splits = {}
-    for split in ("training", "validation", "test"):
-        fraction = cell.fraction if split == "training" else 1.0
-        splits[split] = read_labelled(
-            datalist, split, VIEWS, study.label_names, patient_fraction=fraction, seed=cell.seed
-        )
-    pixels = {split: _pixels(items, stored_range(datalist)) for split, items in splits.items()}
-    labels = {split: torch.stack([label_tensor(item["label"]) for item in items]) for split, items in splits.items()}
-    head = best_head(
-        (pixels["training"], labels["training"]), (pixels["validation"], labels["validation"]), PIXEL_PENALTIES
-    )
+    stored = stored_range(datalist)
+
+    def known(split: str, fraction: float) -> tuple[Tensor, Tensor]:
+        items = read_labelled(datalist, split, VIEWS, study.label_names, patient_fraction=fraction, seed=cell.seed)
+        return _pixels(items, stored), torch.stack([label_tensor(item["label"]) for item in items])
+
+    head = best_head(known("training", cell.fraction), known("validation", 1.0), PIXEL_PENALTIES)
     for split in ("validation", "test"):
-        probabilities = head.logits(pixels[split]).sigmoid().tolist()
-        rows = [(item["study"], item["file"], row) for item, row in zip(splits[split], probabilities, strict=True)]
+        items = read_images(datalist, split, VIEWS)  # those without a label too, as inference has them
+        probabilities = head.logits(_pixels(items, stored)).sigmoid().tolist()
+        rows = [(item["study"], item["file"], row) for item, row in zip(items, probabilities, strict=True)]
         write_predictions(str(folder / f"predictions_{split}.csv"), study.label_names, rows)
     return head.mean_auroc
 

@@ -88,6 +88,22 @@ def test_a_study_goes_on_with_what_is_missing_and_does_nothing_twice(study: tupl
     assert again.figures == report.results.figures
 
 
+def test_pixels_are_probed_on_unlabelled_studies_too(study: tuple[Path, StudyReport], tmp_path: Path) -> None:
+    """Else the rows of its predictions would not be those of the classifiers, and nothing could be compared."""
+    folder, _ = study
+    for name in ("data", "store"):
+        shutil.copytree(folder / name, tmp_path / name)
+    path = tmp_path / "data" / "datalist.json"
+    content = json.loads(path.read_text())
+    content["test"][0]["label"] = []
+    path.write_text(json.dumps(content))
+    cell = PixelProbe(1.0, 0)
+    assert "failed" not in run_cell(Study(tmp_path, tiny(), ("No Finding", "Edema")), cell)
+    frontal = [item["study"] for item in content["test"] if item["view"] != "LATERAL"]
+    lines = (tmp_path / cell.name / "predictions_test.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == frontal
+
+
 def test_a_cell_that_fails_says_why_and_costs_no_other(study: tuple[Path, StudyReport], tmp_path: Path) -> None:
     folder, _ = study
     shared = Study(folder, tiny(), ("No Finding",))
