@@ -174,7 +174,9 @@ def _facts(run: Path, against: Path | None, test: Scores, views: str, resamples:
 
 
 def _figure(value: float | None, low: float | None, high: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if low is None or high is None else f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _words(value: Any) -> str:

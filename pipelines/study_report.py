@@ -45,7 +45,6 @@ class StudyReport:
 
     page: Path
     results: StudyResults
-    seconds: float
 
     def text(self) -> str:
         """The table of means and their comparisons, for people."""
@@ -91,7 +90,7 @@ def write_report(outcome: Outcome, scale: str) -> StudyReport:
     _write_csv(folder / "comparisons.csv", _rows(results.comparisons))
     page = folder / "study.html"
     means = [figure for figure in results.figures if figure.label == MEAN]
-    test, scaled_cases = _example(outcome)
+    test, cases = _example(outcome)
     write_study_page(
         page,
         title="What pretraining is worth",
@@ -104,10 +103,10 @@ def write_report(outcome: Outcome, scale: str) -> StudyReport:
             {"name": c.name, "expected": c.expected, "found": c.found, "verdict": _verdict(c.holds)}
             for c in results.checks
         ],
-        cases=scaled_cases,
+        cases=cases,
         test=test,
     )
-    return StudyReport(page, results, float(made["seconds_of_cells"]))
+    return StudyReport(page, results)
 
 
 def _example(outcome: Outcome) -> tuple[Any, list[Case]]:
