@@ -334,7 +334,7 @@ def test_sigterm_to_every_process_of_the_run_stops_it_as_well(uninterrupted: dic
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.3)  # a worker that dies is noticed while the step goes on
 
-        trainer.add_event_handler(Events.ITERATION_STARTED(once=6), kill_all)
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=8), kill_all)  # both workers have begun by then
 
     assert Program(tmp_path, workers=2, on_start=install).run() == [143]
     program = Program(tmp_path, workers=2)
