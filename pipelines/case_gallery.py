@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from local_mi.labels import SEVERITY_LABELS
 from local_mi.scores import Scores
@@ -19,7 +18,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.ground import COLOURS, OPACITY, Grounding, GroundingModel, ground, read_radiograph
+from pipelines.ground import Grounding, GroundingModel, blended, ground, read_radiograph, scaled, score_range
 from preprocessing.assertions import assertions
 from preprocessing.lexicon import RulePack
 from preprocessing.rule_files import SEVERITY
@@ -159,7 +158,7 @@ def _with_picture(case: Case, sentences: Sequence[str], model: GroundingModel | 
     rows, columns = radiograph.picture.shape
     scale = SHOWN / max(rows * row_mm, columns * column_mm)
     shape = (max(1, round(rows * row_mm * scale)), max(1, round(columns * column_mm * scale)))
-    plain = _resized(radiograph.picture, shape)
+    plain = scaled(radiograph.picture, shape)
     if model is None:
         return dataclasses.replace(case, picture=_png(plain))
     sentence = own_sentence(sentences, case.label, OUTCOMES[case.outcome][1], pack)
@@ -170,20 +169,13 @@ def _with_picture(case: Case, sentences: Sequence[str], model: GroundingModel | 
 
 def _marked(picture: NDArray[np.float32], grounding: Grounding) -> NDArray[np.float64]:
     """Colours over the picture, the clearer the higher the score: yellow to red, (rows, columns, 3)."""
-    scores = _resized(grounding.pixel_scores(), picture.shape)
-    height = np.asarray(Normalize(scores.min(), max(scores.max(), scores.min() + 1e-6))(scores))
-    share = OPACITY * height[..., None] ** 2
-    return np.asarray((1 - share) * picture[..., None] + share * COLOURS(height)[..., :3])
+    scores = scaled(grounding.pixel_scores(), picture.shape)
+    return blended(picture, np.asarray(Normalize(*score_range(scores))(scores)))
 
 
 def _side_by_side(plain: NDArray[np.float32], marked: NDArray[np.float64]) -> NDArray[np.float64]:
     gap = np.ones((len(plain), GAP, 3))
     return np.concatenate([np.repeat(plain[..., None], 3, axis=2), gap, marked], axis=1)
-
-
-def _resized(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    interpolation = cv2.INTER_AREA if shape[0] < len(array) else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(array, (shape[1], shape[0]), interpolation=interpolation), np.float32)
 
 
 def _png(picture: NDArray[np.floating[Any]]) -> bytes:

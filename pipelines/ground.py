@@ -270,13 +270,13 @@ def overlay(grounding: Grounding, sentence: str, boxes: list[Box]) -> bytes:
     rows, columns = grounding.radiograph.picture.shape
     row_mm, column_mm = np.linalg.norm(grounding.radiograph.affine[:3, :2], axis=0)
     shape = _shown_shape(rows * row_mm, columns * column_mm)
-    picture, scores = (_scaled(array, shape) for array in (grounding.radiograph.picture, grounding.pixel_scores()))
-    scale = Normalize(*_range(scores))
+    picture, scores = (scaled(array, shape) for array in (grounding.radiograph.picture, grounding.pixel_scores()))
+    scale = Normalize(*score_range(scores))
     height = 5.2 * shape[0] / shape[1] + 0.7  # inches; a panel is 5.2 wide
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=(12, height), layout="constrained")
         plain, marked = figure.subplots(1, 2)
-        for axes, shown in ((plain, picture), (marked, _blended(picture, np.asarray(scale(scores))))):
+        for axes, shown in ((plain, picture), (marked, blended(0.9 * picture, np.asarray(scale(scores))))):
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
             axes.set_aspect(row_mm / column_mm)
             axes.set_axis_off()
@@ -296,29 +296,30 @@ def _shown_shape(tall: float, wide: float) -> tuple[int, int]:
     return max(SHOWN // 4, round(tall * scale)), max(SHOWN // 4, round(wide * scale))
 
 
-def _scaled(array: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+def scaled(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Area means where there are fewer rows (and columns) than before, else bilinear."""
     rows, columns = shape
     interpolation = cv2.INTER_AREA if rows < array.shape[0] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(array, (columns, rows), interpolation=interpolation), np.float32)
 
 
-def _blended(picture: NDArray[np.floating[Any]], height: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Colours over a slightly darker picture, (rows, columns, 3).
+def blended(picture: NDArray[np.floating[Any]], height: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Colours over a picture, (rows, columns, 3).
 
     Args:
         picture: (rows, columns) in [0, 1].
         height: (rows, columns), 0 for the lowest score, which leaves the picture bare, to 1 for the highest.
     """
     share = OPACITY * height[..., None] ** 2
-    return np.asarray((1 - share) * 0.9 * picture[..., None] + share * COLOURS(height)[..., :3])
+    return np.asarray((1 - share) * picture[..., None] + share * COLOURS(height)[..., :3])
 
 
 def _colours_over_grey() -> ListedColormap:
     """The colours as they are seen."""
-    return ListedColormap(_blended(np.full((256, 1), 0.5), np.linspace(0, 1, 256)[:, None])[:, 0])
+    return ListedColormap(blended(np.full((256, 1), 0.45), np.linspace(0, 1, 256)[:, None])[:, 0])
 
 
-def _range(scores: NDArray[np.float32]) -> tuple[float, float]:
+def score_range(scores: NDArray[np.float32]) -> tuple[float, float]:
     """Lowest and highest score, a little apart where all are the same: nothing is highlighted then."""
     low, high = float(scores.min()), float(scores.max())
     return low, max(high, low + 1e-6)
@@ -334,7 +335,7 @@ def nifti(grounding: Grounding) -> bytes:
     image.set_qform(affine, code="aligned")  # some viewers read this one, some the other
     image.set_sform(affine, code="aligned")
     image.header.set_xyzt_units("mm")
-    image.header["cal_min"], image.header["cal_max"] = _range(scores)
+    image.header["cal_min"], image.header["cal_max"] = score_range(scores)
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # no name and no time in it
 
 

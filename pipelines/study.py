@@ -168,7 +168,7 @@ def _run(study: Study, pool: ProcessPoolExecutor, step: Step) -> Outcome:
     chosen = {arm: _best(of_arm, cells) for arm, of_arm in judged.items()}
 
     others = [initial_of(arm, chosen, seed) for arm in pretrained for seed in seeds]
-    do("pretraining, all seeds", [*filter(None, others), *_checks(arms, chosen, first)])
+    do("pretraining, all seeds", [*filter(None, others), *check_pretrainings(arms, chosen, first)])
     tuning, tried_rates = settings["tuning_fraction"], range(len(settings["finetune"]["candidates"]))
     rates = {
         arm: [Classifier(initial_of(arm, chosen, first), "finetune", tuning, k, first) for k in tried_rates]
@@ -186,7 +186,7 @@ def _run(study: Study, pool: ProcessPoolExecutor, step: Step) -> Outcome:
         for seed in seeds
     ]
     floor = [PixelProbe(fraction, seed) for fraction in fractions for seed in seeds]
-    controls = [Classifier(cell, "frozen", most, 0, first) for cell in _checks(arms, chosen, first)]
+    controls = [Classifier(cell, "frozen", most, 0, first) for cell in check_pretrainings(arms, chosen, first)]
     do("classifiers", [*table, *floor, *controls])
     return outcome
 
@@ -206,8 +206,8 @@ def reference_arm(arms: Sequence[Arm]) -> Arm | None:
     )
 
 
-def _checks(arms: Sequence[Arm], chosen: dict[Arm, int], seed: int) -> list[Pretraining]:
-    """Repetition with the same seed, and pretraining on shuffled reports."""
+def check_pretrainings(arms: Sequence[Arm], chosen: dict[Arm, int], seed: int) -> list[Pretraining]:
+    """Repetition with the same seed, then pretraining on shuffled reports; none without a pretrained arm."""
     arm = reference_arm(arms)
     cell = initial_of(arm, chosen, seed) if arm else None
     return [] if cell is None else [replace(cell, repeat=1), replace(cell, data=SHUFFLED)]

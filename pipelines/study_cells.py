@@ -214,8 +214,8 @@ def _run(study: Study, cell: Cell, folder: Path) -> float:
     store = study.folder / OWN
     train(store, folder, encoder, keys | {"label_names": list(study.label_names)}, cell.encoder)
     value = _value(folder, "train")
+    overrides: dict[str, Any] = {key: keys[key] for key in ("batch_size", "num_workers") if key in keys}
     for split in ("validation", "test"):
-        overrides: dict[str, Any] = {key: keys[key] for key in ("batch_size", "num_workers") if key in keys}
         inference(store, folder, overrides, split, f"predictions_{split}")
     for what in ("models", "tensorboard"):  # hundreds of classifiers that nobody asks for again
         shutil.rmtree(folder / what, ignore_errors=True)

@@ -6,15 +6,14 @@ comparisons.csv  a row a pair of arms, encoder, share of labels and label
 study.html       all of it to look at
 """
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import nan
 from pathlib import Path
 from typing import Any
 
 from local_mi.evaluation import evaluate_scores
-from local_mi.files import write_atomically, write_json
+from local_mi.files import write_csv, write_json
 
 from pipelines.case_gallery import Case
 from pipelines.evaluation import cases_with_pictures, grounding_model, thresholds
@@ -86,8 +85,9 @@ def write_report(outcome: Outcome, scale: str) -> StudyReport:
     made = provenance(outcome) | {"scale": scale, "data": data_facts(folder)}
     tables = {name: _rows(getattr(results, name)) for name in ("figures", "comparisons", "checks")}
     write_json(folder / "study.json", made | tables)
-    _write_csv(folder / "figures.csv", _rows(results.figures))
-    _write_csv(folder / "comparisons.csv", _rows(results.comparisons))
+    for name, kind in (("figures", Figure), ("comparisons", Comparison)):
+        header = [field.name for field in fields(kind)]
+        write_csv(folder / f"{name}.csv", header, [list(row.values()) for row in tables[name]])
     page = folder / "study.html"
     means = [figure for figure in results.figures if figure.label == MEAN]
     test, cases = _example(outcome)
@@ -193,13 +193,3 @@ def _interval(value: float | None, low: float | None, high: float | None, sign: 
 
 def _rows(records: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(record) for record in records]
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    def write(temporary: str) -> None:
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(str(path), write)

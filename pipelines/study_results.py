@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from local_mi.bootstrap import interval, paired_p, patient_weights
-from local_mi.delong import delong_test
+from local_mi.comparison import delong_p
 from local_mi.errors import ConfigurationError
 from local_mi.labels import SEVERITY_LABELS
 from local_mi.metrics import label_auroc
@@ -19,8 +19,8 @@ from local_mi.replicates import auroc_replicates
 from local_mi.scores import Scores, combine_views, read_scores
 from torch import from_numpy
 
-from pipelines.study import ENCODERS, Arm, Outcome, initial_of, reference_arm
-from pipelines.study_cells import OWN, SHUFFLED, Cell, Classifier, PixelProbe, Study
+from pipelines.study import ENCODERS, Arm, Outcome, check_pretrainings, initial_of, reference_arm
+from pipelines.study_cells import OWN, Cell, Classifier, PixelProbe, Study
 from pipelines.study_data import straddling_patients
 
 Doubles = npt.NDArray[np.float64]
@@ -249,19 +249,10 @@ class _Sampler:
                 continue
             resampled = of_a[label].mean(axis=0) - of_b[label].mean(axis=0)
             low, high, _ = interval(resampled)
-            delong = None if label == MEAN else self._delong(a.first, b.first, label)
+            delong = None if label == MEAN else delong_p(a.first, b.first, self.names.index(label))
             found = (difference, low, high, paired_p(resampled), None, delong)
             rows.append(Comparison(first.name, second.name, encoder, fraction, label, *found))
         return rows
-
-    def _delong(self, a: Scores, b: Scores, label: str) -> float | None:
-        k = self.names.index(label)
-        return finite(delong_test(a.labels[:, k], a.probabilities[:, k], b.probabilities[:, k]).p)
-
-
-def finite(value: float) -> float | None:
-    """The value, None where it is not a number: what strict JSON and tables have for undefined."""
-    return value if np.isfinite(value) else None
 
 
 def with_holm(comparisons: list[Comparison]) -> list[Comparison]:
@@ -285,22 +276,22 @@ def _checks(outcome: Outcome, sampler: _Sampler) -> list[Check]:
     original = initial_of(arm, outcome.chosen, first)
     if original is None:
         return checks
-    repeated = Classifier(replace(original, repeat=1), "frozen", most, 0, first)
-    shuffled = Classifier(replace(original, data=SHUFFLED), "frozen", most, 0, first)
-    cells = {name: outcome.cells[cell] for name, cell in (("repeat", repeated), ("shuffled", shuffled))}
-    checks.append(_repeat_check(outcome, Classifier(original, "frozen", most, 0, first), repeated, cells["repeat"]))
+    repeated, shuffled = (
+        Classifier(cell, "frozen", most, 0, first) for cell in check_pretrainings(outcome.arms, outcome.chosen, first)
+    )
+    checks.append(_repeat_check(outcome, Classifier(original, "frozen", most, 0, first), repeated))
     bare = sampler.sample([outcome.classifier(Arm(None, None), "frozen", most, first)])
     mixed = sampler.sample([shuffled])
     if bare is not None and mixed is not None:
         checks.append(_shuffle_check(sampler, arm, mixed, bare))
     else:
-        checks.append(Check("shuffled reports", "no gain", cells["shuffled"].get("failed", "not done"), None))
+        checks.append(Check("shuffled reports", "no gain", outcome.cells[shuffled].get("failed", "not done"), None))
     return checks
 
 
-def _repeat_check(outcome: Outcome, original: Cell, repeated: Cell, result: dict[str, str]) -> Check:
+def _repeat_check(outcome: Outcome, original: Cell, repeated: Cell) -> Check:
     name, expected = "the same seed again: pretraining, then a frozen classifier", "the same predictions, bit for bit"
-    if "failed" in result or "failed" in outcome.cells[original]:
+    if any("failed" in outcome.cells[cell] for cell in (original, repeated)):
         return Check(name, expected, "not done", None)
     folder = outcome.study.folder
     files = [Path(folder / cell.name / "predictions_test.csv").read_bytes() for cell in (original, repeated)]

@@ -94,7 +94,7 @@ def _check_same(a: Scores, b: Scores) -> None:
 def _differences(blanks: str, a: Scores, b: Scores, weights: Weights) -> list[Difference]:
     replicates = dict(zip(COMPARED, _replicates(a, weights) - _replicates(b, weights), strict=True))
     of_a, of_b = plain_points(a, specificity=0), plain_points(b, specificity=0)
-    delong = [_delong_p(a, b, k) for k in range(len(a.label_names))]
+    delong = [delong_p(a, b, k) for k in range(len(a.label_names))]
     differences = []
     for name in COMPARED:
         column = [_less(x, y) for x, y in zip(of_a[name][:-1], of_b[name][:-1], strict=True)]
@@ -129,7 +129,8 @@ def _less(a: Point, b: Point) -> Point:
     return replace(a, value=None if a.value is None or b.value is None else a.value - b.value)
 
 
-def _delong_p(a: Scores, b: Scores, label: int) -> float | None:
+def delong_p(a: Scores, b: Scores, label: int) -> float | None:
+    """Of DeLong's test of one label (its column), of the same rows in the same order; None where undefined."""
     p = delong_test(a.labels[:, label], a.probabilities[:, label], b.probabilities[:, label]).p
     return None if np.isnan(p) else p
 

@@ -202,7 +202,7 @@ def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[
     return [_for_classifier(item) for item in _items_of_split(read_datalist(datalist), datalist, split, views)]
 
 
-def check_item(item: Any, where: str, labels: int) -> None:
+def _check_item(item: Any, where: str, labels: int) -> None:
     """An item is an object with image, study and patient; its label, if there, has a value a name; sentences a list.
 
     Args:
@@ -231,14 +231,24 @@ def check_item(item: Any, where: str, labels: int) -> None:
         raise ConfigurationError(f"{where} has an `{SEVERITY}` that is none of 0, 1, 2, 3 and null")
 
 
-def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
-    items = content.get(split)
+def checked_items(content: dict[str, Any], datalist: str, split: str) -> list[Item]:
+    """The items of a split as they stand in the datalist; their images need not be there.
+
+    Raises:
+        ConfigurationError: the split is empty, or an item is not as `_check_item` wants it.
+    """
+    items: list[Item] = content.get(split) or []
     if not items:
         raise ConfigurationError(f"split '{split}' of {datalist} is empty or missing; ingest more patients")
+    for number, item in enumerate(items):
+        _check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
+    return items
+
+
+def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
     if isinstance(views, str):
         raise ConfigurationError(f"`views` is the text {views!r}; write a list, for instance \"['PA','AP']\"")
-    for number, item in enumerate(items):
-        check_item(item, f"item {number} of split '{split}' of {datalist}", len(content.get("label_names", [])))
+    items = checked_items(content, datalist, split)
     _refuse_straddling(content, datalist, split)
     kept = [{**item, "item": k} for k, item in enumerate(items) if views is None or item.get("view") in views]
     if not kept:

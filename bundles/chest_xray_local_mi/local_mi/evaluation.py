@@ -4,10 +4,8 @@ Point estimates are scikit-learn's. Intervals are percentiles over resamples of 
 out, `negative` takes them for 0; uncertain labels are left out under both.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ import numpy as np
 from local_mi.bootstrap import Weights, interval, patient_weights
 from local_mi.comparison import Difference, compare_scores
 from local_mi.errors import ConfigurationError
-from local_mi.files import write_atomically, write_json
+from local_mi.files import write_csv, write_json
 from local_mi.point_estimates import Point, chosen_points, macro_point, plain_points, tuned_points, tuning_of
 from local_mi.replicates import Doubles, auroc_replicates, metric_replicates
 from local_mi.scores import Scores, blanks_as_negative
@@ -121,14 +119,7 @@ def write_metrics_tables(
     for difference in differences:
         row = asdict(difference)
         rows.append({"kind": "difference", "value": row.pop("difference"), **row})
-
-    def write(temporary: str) -> None:
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, CSV_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(csv_path, write)
+    write_csv(csv_path, CSV_COLUMNS, [[row.get(name) for name in CSV_COLUMNS] for row in rows])
 
 
 def _evaluate(

@@ -1,10 +1,11 @@
 """Files that are either whole or not there."""
 
+import csv
 import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def write_json(path: str | Path, content: Any) -> None:
     """Strict JSON, indented."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table with a header, in UTF-8; None becomes an empty cell."""
+
+    def write(temporary: str) -> None:
+        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+
+    write_atomically(path, write)
 
 
 def _write_text(path: str, text: str) -> None:

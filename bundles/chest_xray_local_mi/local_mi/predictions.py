@@ -1,12 +1,11 @@
 """Predictions as a table that says whose they are."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 
-from local_mi.files import write_atomically
+from local_mi.files import write_csv
 
 
 class PredictionTable:
@@ -50,11 +49,5 @@ def write_predictions(path: str, label_names: Sequence[str], rows: Iterable[tupl
         label_names: L names.
         rows: study, image (path or file name) and L probabilities each.
     """
-
-    def write(temporary: str) -> None:
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["study", "image", *label_names])
-            writer.writerows([study, Path(image).name, *map(repr, row)] for study, image, row in rows)
-
-    write_atomically(path, write)
+    cells = ([study, Path(image).name, *map(repr, row)] for study, image, row in rows)
+    write_csv(path, ["study", "image", *label_names], cells)

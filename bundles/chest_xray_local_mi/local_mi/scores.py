@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from local_mi.datalist import check_item, read_datalist
+from local_mi.datalist import checked_items, read_datalist
 from local_mi.errors import ConfigurationError
 from local_mi.labels import labels_by_name
 
@@ -133,12 +133,8 @@ def _known_images(
 ) -> dict[tuple[str, str], tuple[str, str, list[int | None]]]:
     """Patient, path and labels of a split's images by study and file name; the files need not be there."""
     content = read_datalist(datalist)
-    items = content.get(split)
-    if not items:
-        raise ConfigurationError(f"split '{split}' of {datalist} is empty or missing; ingest more patients")
+    items = checked_items(content, datalist, split)
     names = content.get("label_names", [])
-    for number, item in enumerate(items):
-        check_item(item, f"item {number} of split '{split}' of {datalist}", len(names))
     labels = labels_by_name(items, names, label_names)
     folder = Path(datalist).parent
     return {
