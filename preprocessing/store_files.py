@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from preprocessing.errors import InputError
 from preprocessing.files import StoreNotWritable, write_atomically
 from preprocessing.ingest_summary import IngestSummary
 from preprocessing.ledger import Ledger
+from preprocessing.preparation import Preparation
 from preprocessing.splits import SPLITS
 from preprocessing.store import (
     FORMAT,
@@ -113,11 +114,12 @@ def _write_side_table(opened: OpenStore, ledger: Ledger, tables: StoreTables) ->
     write_identities(opened, pl.concat([ledger.identities(), reports]))
 
 
+_PREPARATION = tuple(field.name for field in fields(Preparation))
+
+
 def _datalist(opened: OpenStore, tables: StoreTables) -> Iterator[str]:
     """Strict JSON, one item a line, so that it can be read by eye and compared by `diff`."""
-    preprocessing = {
-        "preset": opened.configuration["preset"],
-        "size": opened.configuration["size"],
+    preprocessing = {name: opened.configuration[name] for name in _PREPARATION} | {
         "range": [0, 2 ** opened.configuration["bit_depth"] - 1],
         "configuration_hash": opened.configuration_hash,
     }

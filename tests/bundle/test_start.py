@@ -288,6 +288,20 @@ def test_another_program_brings_its_own_configuration(
     assert json.loads((tmp_path / "eval" / "pretrain_config.json").read_text()) == {"a": 1}
 
 
+def test_what_the_record_says_of_the_data_is_counted_from_the_datalist(tmp_path: Path) -> None:
+    prepared = {"preset": "percentile", "size": 512, "range": [0, 255]}
+    items = [{"image": f"{k}.npy", "study": f"s{k // 2}", "patient": "p"} for k in range(5)]
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({"preprocessing": prepared, "training": items, "test": items[:1]}))
+    started = start_run(str(tmp_path / "eval"), "train", str(datalist), 0, configuration="{}")
+    assert started["prepared_as"] == prepared
+    assert started["counts"] == {
+        "training": {"images": 5, "studies": 3, "patients": 1},
+        "validation": {"images": 0, "studies": 0, "patients": 0},
+        "test": {"images": 1, "studies": 1, "patients": 1},
+    }
+
+
 def test_a_missing_datalist_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="datalist not found"):
         start_run(str(tmp_path / "eval"), "train", str(tmp_path / "gone.json"), 0)

@@ -64,6 +64,10 @@ def test_a_study_goes_the_whole_way(tmp_path: Path) -> None:
     assert datalist(store)["preprocessing"] | {"configuration_hash": ""} == {
         "preset": "voi",
         "size": 32,
+        "bit_depth": 8,
+        "interpolation": "area",
+        "crop": False,
+        "reduced_resolution": False,
         "range": [0, 255],
         "configuration_hash": "",
     }

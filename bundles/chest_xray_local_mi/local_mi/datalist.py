@@ -62,6 +62,29 @@ def preprocessing_of(datalist: str) -> dict[str, Any]:
     return {"preset": preprocessing["preset"]} if "preset" in preprocessing else {}
 
 
+def described(datalist: str) -> dict[str, Any]:
+    """What a run's record says of its data, beside their hash.
+
+    Returns:
+        `prepared_as`, all that the datalist says of how its images were made; and `counts`, of each split the number of
+        `images`, `studies` and `patients`, of all views.
+
+    Raises:
+        ConfigurationError: the datalist is missing or not one.
+    """
+    content = read_datalist(datalist)
+    splits = {split: [item for item in content.get(split) or [] if isinstance(item, dict)] for split in SPLITS}
+    counts = {
+        split: {"images": len(items)}
+        | {
+            name: len({item.get(key) for item in items})
+            for name, key in (("studies", "study"), ("patients", "patient"))
+        }
+        for split, items in splits.items()
+    }
+    return {"prepared_as": _preprocessing(content, datalist), "counts": counts}
+
+
 def stored_range(datalist: str) -> tuple[float, float]:
     """The stored values that stand for black and white; those of 8 bits where the datalist does not say.
 

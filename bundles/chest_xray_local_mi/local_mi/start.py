@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from monai.bundle import run as monai_run
 
 from local_mi.checkpoints import read_record
-from local_mi.datalist import datalist_hash
+from local_mi.datalist import datalist_hash, described
 from local_mi.errors import ConfigurationError
 from local_mi.files import write_json
 
@@ -69,7 +69,8 @@ def start_run(
             `python -m monai.bundle run`.
 
     Returns:
-        What goes into the record of a checkpoint of this run: `datalist_sha256` and `configuration`.
+        What goes into the record of a checkpoint of this run: `datalist_sha256`, `configuration` and what
+        `datalist.described` says of the data.
 
     Raises:
         ConfigurationError: an unknown key, a missing datalist, a checkpoint that was made of something else, or one
@@ -93,7 +94,7 @@ def start_run(
         write_json(Path(output_dir) / f"{name}_run.json", record)
         if merged is not None:
             write_json(Path(output_dir) / f"{name}_config.json", merged)
-    return {"datalist_sha256": data_hash, "configuration": merged}
+    return {"datalist_sha256": data_hash, "configuration": merged} | described(datalist)
 
 
 def decisive_settings(start: dict[str, Any]) -> dict[str, Any]:
