@@ -18,7 +18,8 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.ground import Grounding, GroundingModel, blended, ground, read_radiograph, scaled, score_range
+from pipelines.ground import GroundingModel, ground, read_radiograph
+from pipelines.score_maps import Grounding, blended, scaled, score_range
 from preprocessing.assertions import assertions
 from preprocessing.lexicon import RulePack
 from preprocessing.rule_files import SEVERITY

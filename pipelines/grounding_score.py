@@ -18,8 +18,9 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from pipelines.ground import Box, GroundingModel, interpolated, load_grounding_model
+from pipelines.ground import GroundingModel, load_grounding_model
 from pipelines.phantom_store import pseudonyms
+from pipelines.score_maps import Box, interpolated
 from preprocessing.errors import InputError
 from preprocessing.geometry import Geometry, fit_square
 from preprocessing.readers import RadiographReader

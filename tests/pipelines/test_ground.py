@@ -32,20 +32,17 @@ from torch import Tensor, nn
 
 from pipelines.cli import main
 from pipelines.ground import (
-    Grounding,
     GroundingModel,
-    Radiograph,
     draw_grounding,
     grad_cam_maps,
     ground,
     ground_file,
     load_grounding_model,
-    nifti,
-    overlay,
     read_radiograph,
     region_maps,
     sentence_maps,
 )
+from pipelines.score_maps import Grounding, Radiograph, nifti, overlay
 from preprocessing.geometry import fit_square
 from preprocessing.readers import RadiographReader, plane_affine
 
