@@ -110,18 +110,21 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         # All of them before the first is written: a frame that cannot be decoded loses the file.
         frames = list(prepare_frames(dataset, facts, settings.preparation))
         return _stored(settings, source, known, frames, columns, facts.study_date)
-    except UnusableFile as error:
-        return _left_out(settings, source, known, error.reason, error.detail)
-    except MemoryError:
-        return _left_out(settings, source, known, "out_of_memory", "there was not enough memory for this image")
     except StoreNotWritable:
         raise
-    except OSError as error:
-        return _left_out(settings, source, known, "read_error", f"the file cannot be read (errno {error.errno})")
     except Exception as error:
-        # The message may quote the file; the type alone is safe to show.
-        detail = f"conversion failed ({type(error).__name__})"
-        return _left_out(settings, source, known, "unexpected_error", detail)
+        return _left_out(settings, source, known, *why_left_out(error))
+
+
+def why_left_out(error: Exception) -> tuple[str, str]:
+    """Reason and detail of a file that raised something while it was read; never its message, which may quote it."""
+    if isinstance(error, UnusableFile):
+        return error.reason, error.detail
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "there was not enough memory for this image"
+    if isinstance(error, OSError):
+        return "read_error", f"the file cannot be read (errno {error.errno})"
+    return "unexpected_error", f"conversion failed ({type(error).__name__})"
 
 
 @cache

@@ -154,7 +154,7 @@ def open_store(
             _check_places(path, private, key)
             made = _highest_missing(path)
             path.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(_locked(path, "store"))
+            locks.enter_context(locked(path, "store"))
             undo.folders += made
         except OSError as error:
             raise _not_writable(path, error.errno) from error
@@ -162,7 +162,7 @@ def open_store(
             try:
                 made = _highest_missing(private)
                 make_private_folder(private)
-                locks.enter_context(_locked(private, "private folder"))
+                locks.enter_context(locked(private, "private folder"))
                 undo.folders += made
                 opened = _stamped(path, private, configuration, sources, key, undo)
                 _check_side_table(private, opened.identity)
@@ -319,7 +319,7 @@ def _given_key(path: Path) -> bytes:
 
 
 @contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a folder's lock; the system lets go of it when the process ends, however that happens."""
     lock = path / _LOCK
     with lock.open("a") as file:
