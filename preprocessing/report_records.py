@@ -52,7 +52,7 @@ FORMAT_REASONS: dict[str, str] = {
     "encapsulated_document": "a PDF or another document inside a DICOM object",
     "key_object_selection": "a DICOM SR that points at images",
     "dose_report": "a DICOM SR of radiation dose",
-    "cad_report": "a DICOM SR written by computer-aided detection",
+    "cad_report": "a DICOM SR written by computer-aided detection, or by a device without a person",
     "other_sr": "a DICOM SR of a kind that holds no report",
     "measurements_only": "a DICOM SR with measurements and without text",
     "sr_with_pixels": "a DICOM SR with pixel data, which no SR has",

@@ -27,6 +27,9 @@ _ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
 _DOSE_TITLES = frozenset({"113701", "113500", "113507"})
 """Titles (DCM) of dose reports, which may come as Enhanced SR too (PS3.16, TID 10001, 10021, 10030)."""
 
+_OBSERVER_TYPE, _DEVICE = "121005", "121007"
+"""DCM codes. What a device alone says, as models of pathologies do, is no reading to learn from."""
+
 _NOT_CONTENT = frozenset({"HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD"})
 _BLANK_LINES = re.compile(r"\n{3,}")
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -73,8 +76,20 @@ def _check_class(dataset: Dataset) -> None:
         reason = "other_sr"
     elif not reason and _name(dataset)[0] in _DOSE_TITLES:
         reason = "dose_report"
+    elif not reason and _observers(dataset) == {_DEVICE}:
+        reason = "cad_report"
     if reason:
         raise UnusableFile(reason, FORMAT_REASONS[reason])
+
+
+def _observers(dataset: Dataset) -> set[str]:
+    """Codes of the types of observer that a report names (PS3.16, TID 1002): person or device."""
+    return {
+        text(code, "CodeValue")
+        for item in items(dataset, "ContentSequence")
+        if _name(item)[0] == _OBSERVER_TYPE
+        for code in items(item, "ConceptCodeSequence")
+    }
 
 
 def _rendered(dataset: Dataset) -> tuple[list[str], set[str]]:

@@ -163,6 +163,18 @@ def test_objects_of_other_kinds_are_told_apart(sop_class: str, expected: str) ->
     assert reason(encoded(report(text_item("Clear."), sop_class=sop_class))) == expected
 
 
+def observer(kind: str, meaning: str) -> Dataset:
+    concept = code("121005", "Observer Type")
+    return item("CODE", concept, relationship="HAS OBS CONTEXT", ConceptCodeSequence=Sequence([code(kind, meaning)]))
+
+
+def test_what_a_device_says_is_a_report_only_where_a_person_says_it_too() -> None:
+    device, person = observer("121007", "Device"), observer("121006", "Person")
+    assert reason(encoded(report(device, text_item("Clear.")))) == "cad_report"
+    assert "Clear." in read_sr(encoded(report(device, person, text_item("Clear."))), "sr").text
+    assert "Clear." in read_sr(encoded(report(person, text_item("Clear."))), "sr").text
+
+
 def test_reports_without_words_are_rejected() -> None:
     number = number_item(code("D", "Diameter", "99Z"), "12", "mm")
     assert reason(encoded(report(item("CONTAINER", FINDINGS, number)))) == "measurements_only"
