@@ -432,6 +432,71 @@ def export(
 
 
 @app.command()
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Radiographs: a folder, file, ZIP archive, DICOMDIR, .txt list or table as for `ingest`; or a store. "
+            "With --from, the folder into which images are fetched."
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder for the tables and results. The same again: only what is new.")
+    ],
+    model: Annotated[Path, typer.Option(help="An exported classifier: the folder that `export` wrote.")],
+    maps: Annotated[
+        bool, typer.Option("--maps", help="A heat map of each finding that is called present: PNG and NIfTI.")
+    ] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="For the archive: a structured report, and captures of the heat maps.")
+    ] = False,
+    send: Annotated[
+        str, typer.Option(metavar="HOST:PORT:AET", help="Send the DICOM results to this archive; includes --dicom.")
+    ] = "",
+    fetch: Annotated[
+        str, typer.Option("--from", metavar="HOST:PORT:AET", help="Fetch chest radiographs from this archive first.")
+    ] = "",
+    date: Annotated[
+        str, typer.Option(help="Of the studies fetched: YYYYMMDD or YYYYMMDD-YYYYMMDD; left out: today.")
+    ] = "",
+    calling_aet: Annotated[str, typer.Option(help="AE title of this machine, as archives know it.")] = "CXRLOCALMI",
+    listen_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port for archives that send by C-MOVE; without it, C-GET is used."),
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Do it again so often, until interrupted.")
+    ] = None,
+    for_processing: Annotated[
+        str, typer.Option(help="Images FOR PROCESSING: reject, or convert (logarithm, then percentiles).")
+    ] = "reject",
+    burned_in: Annotated[str, typer.Option(help="Images with BurnedInAnnotation YES: reject or accept.")] = "reject",
+    captures: Annotated[str, typer.Option(help="Secondary captures and colour: reject or accept.")] = "reject",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the network sees at a time.")] = 16,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read and decode.")] = 2,
+) -> None:
+    """Predict findings in radiographs: calibrated probabilities, decisions, heat maps, DICOM results.
+
+    Writes predictions.parquet, predictions.csv and run.json. Research only, not for clinical use.
+    """
+    from pipelines.classifier import load_classifier
+    from pipelines.predict import PredictionOptions
+    from pipelines.prediction_batch import Archives, predict_in_rounds
+    from pipelines.prediction_ledger import Wanted
+    from preprocessing.configuration import IngestConfiguration
+
+    selection = IngestConfiguration(for_processing=for_processing, burned_in=burned_in, captures=captures).selection
+    if (date or listen_port) and not fetch:
+        raise InputError("--date and --listen-port say what and how to fetch; name the archive with --from")
+    archives = Archives(fetch, date, send, calling_aet, listen_port)
+    archives.check()
+    options = PredictionOptions(selection, Wanted(maps, dicom or bool(send)), workers, batch_size)
+    for done in predict_in_rounds(source, folder, load_classifier(model), options, archives, watch, _step):
+        for line in done.lines():
+            stderr.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def ground(
     run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
     image: Annotated[Path, typer.Argument(help="A radiograph: DICOM, PNG, JPEG, or an image of a store.")],

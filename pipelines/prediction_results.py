@@ -1,0 +1,100 @@
+"""What a file's prediction becomes: its rows in the table, and its maps and DICOM results in folders beside it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.classifier import Classifier, Prediction
+from pipelines.prediction_ledger import Wanted
+from pipelines.prediction_maps import Evidence, result_name, write_maps
+from pipelines.prediction_reading import ReadFile
+from preprocessing.errors import InputError, UnusableFile
+from preprocessing.sources import SourceImage
+
+MAPS, DICOM = "maps", "dicom"
+"""Folders of the results."""
+
+
+@dataclass(frozen=True)
+class PredictedFrame:
+    """A frame's prediction, and where it comes from, as far as that was wanted."""
+
+    prediction: Prediction
+    evidence: tuple[Evidence, ...]
+
+
+def results_writer(
+    folder: Path, classifier: Classifier, wanted: Wanted, program: str
+) -> Callable[[SourceImage, ReadFile, list[PredictedFrame]], list[dict[str, Any]]]:
+    """What writes the maps and DICOM results of a file, and returns its rows.
+
+    Args:
+        folder: of the predictions.
+        classifier: that made them.
+        wanted: which results.
+        program: version of the program.
+
+    Raises:
+        InputError: a package is missing that DICOM results need.
+    """
+    write_dicom = _dicom_writer(folder / DICOM, classifier, program) if wanted.dicom else None
+
+    def write(image: SourceImage, read: ReadFile, frames: list[PredictedFrame]) -> list[dict[str, Any]]:
+        if not frames:
+            return [_row(image, read, 0)]
+        name = result_name(read, image.origin) if wanted.maps or wanted.dicom else ""
+        detail = write_dicom(name, read, frames[0]) if write_dicom else ""
+        rows = []
+        for number, frame in enumerate(frames, 1):
+            if wanted.maps:
+                write_maps(folder / MAPS / name, classifier, read, number, frame.prediction, frame.evidence)
+            rows.append(_row(image, read, number, name, detail) | _values(frame.prediction))
+        return rows
+
+    return write
+
+
+def _dicom_writer(folder: Path, classifier: Classifier, program: str) -> Callable[[str, ReadFile, PredictedFrame], str]:
+    """What writes the DICOM results of a file, and returns why there are none."""
+    try:
+        from pipelines.dicom_results import Model
+        from pipelines.prediction_dicom import write_dicom_results
+    except ModuleNotFoundError as error:
+        raise InputError(f"DICOM results need {error.name}: pip install 'cxr-local-mi[dicom-output]'") from error
+    preset, is_calibrated = classifier.preparation.preset, classifier.temperatures is not None
+    model = Model("cxr-local-mi", program, classifier.sha256, preset, is_calibrated)
+
+    def write(name: str, read: ReadFile, frame: PredictedFrame) -> str:
+        try:
+            write_dicom_results(folder, name, classifier, model, read, frame.prediction, frame.evidence)
+        except UnusableFile as error:
+            return f"no DICOM results: {error.detail}"
+        return ""
+
+    return write
+
+
+def _row(image: SourceImage, read: ReadFile, frame: int, name: str = "", detail: str = "") -> dict[str, Any]:
+    known = {
+        "file": image.origin,
+        "reason": read.reason,
+        "detail": read.detail,
+        "study_instance_uid": read.study_uid,
+        "sop_instance_uid": read.sop_uid,
+        "view": read.view,
+        "voi": read.frames[frame - 1].voi if frame else "",
+        "flags": " ".join(sorted({*read.flags, *(read.frames[frame - 1].flags if frame else ())})),
+        "results": name,
+        "results_detail": detail,
+    }
+    return {key: value.encode("utf-8", "replace").decode() for key, value in known.items()} | {"frame": frame}
+
+
+def _values(prediction: Prediction) -> dict[str, Any]:
+    """Probabilities and decisions; or the reason why there are none."""
+    probabilities = prediction.probabilities.tolist()
+    if not all(map(math.isfinite, probabilities)):
+        return {"reason": "not_finite", "detail": "the network gives no finite number for this image"}
+    return {"probabilities": probabilities, "present": list(prediction.is_present)}
