@@ -1,0 +1,3 @@
+"""What every output of a model says of itself."""
+
+NOTICE = "Research only, not for clinical use"
