@@ -512,6 +512,50 @@ def ground(
     stderr.print(f"picture: {picture}\nscores: {scores}", highlight=False)
 
 
+@app.command("zero-shot")
+def zero_shot(
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
+    source: Annotated[
+        Path, typer.Argument(help="A store; or DICOM, PNG or JPEG images: a file, a folder, a .txt list.")
+    ],
+    table: Annotated[Path, typer.Argument(help="The CSV to write; beside it comes the same as .parquet.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="YAML of labels with positive and negative prompts; without it, CheXpert's observations."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of a store: training, validation or test.")] = "test",
+) -> None:
+    """Score text prompts for images with the joint model: labels that nobody trained a classifier for."""
+    from pipelines.zero_shot import score_prompts
+
+    with _progress("scoring") as on_progress:
+        scored = score_prompts(run, source, prompts, table, split=split, on_progress=on_progress)
+    stderr.print(f"{scored.images} images, {scored.unreadable} of them not readable: {scored.csv}", highlight=False)
+
+
+@app.command("nearest-reports")
+def nearest_reports(
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
+    store: Annotated[Path, typer.Argument(help="A store whose reports are searched.")],
+    images: Annotated[list[Path], typer.Argument(help="Radiographs: DICOM, PNG, JPEG, or images of a store.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Reports for each image.")] = 10,
+    split: Annotated[str | None, typer.Option(help="Search training, validation or test alone.")] = None,
+    show_sentences: Annotated[
+        bool, typer.Option("--show-sentences", help="Print the sentences of the reports, which are private.")
+    ] = False,
+) -> None:
+    """Find the reports of a store that go best with an image, by the joint model."""
+    from pipelines.zero_shot import nearest_reports as nearest
+
+    typer.echo("\t".join(("image", "rank", "study", "view", "score", *(("sentences",) if show_sentences else ()))))
+    for found in nearest(run, store, images, k, split=split, show_sentences=show_sentences):
+        if found.unusable is not None:
+            stderr.print(f"{found.image}: {found.unusable}", highlight=False, markup=False)
+        for rank, report in enumerate(found.reports, 1):
+            cells = (str(found.image), str(rank), report.study, report.view, f"{report.score:.4f}")
+            typer.echo("\t".join((*cells, *((" ".join(report.sentences),) if report.sentences is not None else ()))))
+
+
 @app.command()
 def bundle(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy the MONAI bundle out, to run it with `python -m monai.bundle run`."""

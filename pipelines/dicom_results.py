@@ -47,9 +47,9 @@ from pipelines.derived_objects import (
     usable_uid,
 )
 from pipelines.finding_codes import PRIVATE_SCHEME, finding_code
+from pipelines.notice import NOTICE
 from preprocessing.header_values import caught_warnings, text
 
-NOT_CLINICAL = "RESEARCH ONLY, NOT FOR CLINICAL USE"
 REPORT_SERIES = "NOT FOR CLINICAL USE: model findings, unverified"
 CAPTURE_SERIES = "NOT FOR CLINICAL USE: model evidence, unverified"
 REPORT_SERIES_NUMBER, CAPTURE_SERIES_NUMBER = 9001, 9002
@@ -197,8 +197,8 @@ def _describe(capture: Dataset, source: Dataset, image: Dataset, finding: str, m
     capture.BodyPartExamined = "CHEST"
     name = one_line(f"{model.name} {model.version}")
     derivation = f"Evidence of the model {name} for the finding: {one_line(finding)}"
-    capture.DerivationDescription = f"{NOT_CLINICAL}. {derivation}".replace("\\", "/")[:1024]
-    capture.ImageComments = f"{NOT_CLINICAL}. {one_line(finding)}. Not verified by a person.".replace("\\", "/")
+    capture.DerivationDescription = f"{NOTICE.upper()}. {derivation}".replace("\\", "/")[:1024]
+    capture.ImageComments = f"{NOTICE.upper()}. {one_line(finding)}. Not verified by a person.".replace("\\", "/")
     purpose = CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
     item = Dataset()
     item.update(image)
@@ -272,7 +272,7 @@ def _algorithm(model: Model) -> AlgorithmIdentification:
 
 def _disclaimer(model: Model) -> TextContentItem:
     kind = "calibrated probabilities" if model.calibrated else "scores that are not calibrated, no probabilities"
-    statement = f"{NOT_CLINICAL}. Made by a model, not verified by a person. Certainties are {kind}."
+    statement = f"{NOTICE.upper()}. Made by a model, not verified by a person. Certainties are {kind}."
     return TextContentItem(codes.DCM.Comment, statement, RelationshipTypeValues.CONTAINS)
 
 

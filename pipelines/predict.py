@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from local_mi.datalist import SPLITS, checked_items, preprocessing_of, read_datalist
 from local_mi.files import write_json
 from local_mi.start import versions
 
 from pipelines.classifier import Classifier, Prediction
+from pipelines.notice import NOTICE
 from pipelines.prediction_ledger import Wanted, open_prediction_ledger
-from pipelines.prediction_maps import NOTICE, Evidence, labels_to_show
+from pipelines.prediction_maps import Evidence, labels_to_show
 from pipelines.prediction_reading import ReadFile, ReadingSettings, read_file
 from pipelines.prediction_results import PredictedFrame, results_writer
 from pipelines.prediction_tables import CSV, PARQUET, check_label_names, write_tables
@@ -215,7 +217,12 @@ def _predict_batch(
     """Predictions of each file's frames, `batch_size` frames at a time."""
     prepared = [frame.array for read in batch for frame in read.frames]
     chunks = (prepared[start : start + options.batch_size] for start in range(0, len(prepared), options.batch_size))
-    predictions = [prediction for chunk in chunks for prediction in classifier.predict(np.stack(chunk))]
+    try:
+        predictions = [prediction for chunk in chunks for prediction in classifier.predict(np.stack(chunk))]
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{classifier.device} has not enough memory for {options.batch_size} images at a time; lower --batch-size"
+        ) from error
     explain = options.wanted.maps or options.wanted.dicom
     frames = iter(
         [

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.classifier import Classifier, Prediction
+from pipelines.notice import NOTICE
 from pipelines.prediction_reading import ReadFile
 from pipelines.score_maps import Grounding, Radiograph, blended, interpolated, nifti, scaled, score_range
 from preprocessing.files import write_atomically
@@ -22,7 +23,6 @@ from preprocessing.geometry import Geometry
 from preprocessing.preparation import PreparedImage
 from preprocessing.readers import plane_affine
 
-NOTICE = "Research only, not for clinical use"
 LIKELY = 0.5
 """Probability from which a finding without a threshold is drawn."""
 

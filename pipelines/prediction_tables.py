@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.classifier import Classifier
-from pipelines.prediction_maps import NOTICE
+from pipelines.notice import NOTICE
 from preprocessing.errors import InputError
 from preprocessing.files import write_atomically
 

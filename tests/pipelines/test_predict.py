@@ -20,9 +20,9 @@ from pydicom import dcmread
 from warm_python import WarmPython
 
 from pipelines.classifier import Classifier, load_classifier
+from pipelines.notice import NOTICE
 from pipelines.predict import PredictionOptions, predict
 from pipelines.prediction_ledger import Wanted
-from pipelines.prediction_maps import NOTICE
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
 from preprocessing.ingest import ingest
@@ -173,9 +173,10 @@ def test_tables_that_a_killed_run_left_behind_or_somebody_removed_are_written_ag
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("pipelines.predict.write_tables", die)
-        predict(some, out, classifier, ONE)
+        with pytest.raises(KeyboardInterrupt):
+            predict(some, out, classifier, ONE)
     assert len(table(out)) == 6
     assert predict(some, out, classifier, ONE).done == 0
     assert len(table(out)) == 7
@@ -238,8 +239,9 @@ def test_a_killed_run_loses_no_more_than_a_second_and_leaves_no_half_file(
 ) -> None:
     source, out, script = tmp_path / "in", tmp_path / "out", tmp_path / "killed.py"
     source.mkdir()
+    paths = frontal(phantoms)
     for number in range(60):
-        shutil.copy(frontal(phantoms)[number % 8], source / f"{number}.dcm")
+        shutil.copy(paths[number % len(paths)], source / f"{number}.dcm")
     script.write_text(KILLED)
     assert warm_python.run(script, source, out, model).returncode == -signal.SIGKILL
     done = _recorded(out / "predictions.sqlite")
