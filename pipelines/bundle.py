@@ -7,7 +7,6 @@ the paths are given for the user and errors come out as one sentence.
 import json
 import logging
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,23 +50,6 @@ def bundle_folder() -> Path:
     package = Path(local_mi.__file__).parent
     installed = package / "bundle"
     return installed if installed.is_dir() else package.parent
-
-
-def copy_bundle(folder: Path) -> Path:
-    """Copy the bundle (configuration, package, documents, licence) into a new folder, complete by itself.
-
-    Raises:
-        ConfigurationError: the folder exists and is not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} exists and is not empty; name a new folder for the bundle")
-    source = bundle_folder()
-    for part in ("configs", "docs"):
-        shutil.copytree(source / part, folder / part)
-    shutil.copy2(source / "LICENSE", folder / "LICENSE")
-    package = Path(local_mi.__file__).parent
-    shutil.copytree(package, folder / "local_mi", ignore=shutil.ignore_patterns("__pycache__", "bundle"))
-    return folder
 
 
 def pretrain(store: Path, run: Path, overrides: Mapping[str, Any]) -> Path:

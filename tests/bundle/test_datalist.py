@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from local_mi.datalist import (
     _patient_subset,
     datalist_hash,
+    described,
+    known_preprocessing,
     preprocessing_of,
     read_datalist,
     read_images,
@@ -22,6 +25,8 @@ from local_mi.datalist import (
     stored_range,
 )
 from local_mi.errors import ConfigurationError
+from local_mi.images import OWN_SCALE
+from local_mi.predictions import write_predictions
 
 LABELS = ["Edema", "Nodule", "Rare"]
 Change = Callable[[dict[str, Any]], object]
@@ -265,3 +270,53 @@ def test_images_that_would_be_scaled_wrongly_are_refused(write: Any, tmp_path: P
         path.write_bytes(array) if isinstance(array, bytes) else np.save(path, array)
     with pytest.raises(ConfigurationError, match=r"image .*\.npy is"):
         read_images(datalist, "training", None)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> str:
+    """Where the datalist of a folder of pictures would lie, if it had one."""
+    folder = tmp_path / "pictures"
+    (folder / "b" / "c").mkdir(parents=True)
+    (folder / ".trash").mkdir()
+    for name in ("z.npy", "b/c/a.npy", "b/a.npy", ".trash/x.npy", "b/._a.npy"):
+        with (folder / name).open("wb") as file:
+            np.save(file, np.zeros((4, 4), np.uint8))
+    (folder / "notes.txt").write_text("no picture")
+    return str(folder / "datalist.json")
+
+
+def test_inference_takes_all_pictures_of_a_folder_without_a_datalist(pictures: str) -> None:
+    items = read_images(pictures, "validation", ["LATERAL"])  # of a folder, neither split nor views are known
+    assert studies(items) == ["b/a.npy", "b/c/a.npy", "z.npy"]
+    assert [item["image"] for item in items] == [str(Path(pictures).parent / study) for study in studies(items)]
+    assert tuple(stored_range(pictures)) == OWN_SCALE
+    assert known_preprocessing(pictures) is None
+    assert described(pictures)["counts"]["test"]["images"] == 3
+    before = datalist_hash(pictures)
+    Path(items[0]["image"]).unlink()
+    assert datalist_hash(pictures) != before
+
+
+def test_a_datalist_is_what_counts_where_there_is_one(write: Callable[..., str]) -> None:
+    assert studies(read_images(write(), "test", None)) == ["f"]
+    assert known_preprocessing(write()) == {"preset": "voi"}
+
+
+def test_training_asks_for_a_datalist(pictures: str) -> None:
+    for use in (preprocessing_of, lambda path: read_labelled(path, "training", None, LABELS)):
+        with pytest.raises(ConfigurationError, match="datalist not found"):
+            use(pictures)
+
+
+def test_a_folder_without_pictures_is_one_clear_sentence(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(ConfigurationError, match=r"datalist not found.*for inference, a folder of images will do"):
+            read_images(str(folder / "datalist.json"), "test", None)
+
+
+def test_a_name_that_is_no_text_is_predicted_too(pictures: str, tmp_path: Path) -> None:
+    folder = Path(pictures).parent
+    (folder / "z.npy").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.npy"))
+    rows = [(item["study"], item["image"], [0.5]) for item in read_images(pictures, "test", None)]
+    write_predictions(str(tmp_path / "predictions.csv"), ["Edema"], rows)
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()[-1] == "\\udcff.npy,\\udcff.npy,0.5"

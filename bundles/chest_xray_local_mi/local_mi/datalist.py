@@ -4,6 +4,8 @@ A datalist is strict JSON: `label_names`, and lists of items under `training`, `
 `image` (a path relative to the datalist), `study`, `patient`, `view`, `sentences` (list of text), `label` (1, 0, -1
 uncertain, null unknown, in the order of `label_names`) and `edema_severity` (0 to 3, or null). `preprocessing` says how
 the images were made; of it, the bundle reads `preset` and `range`, the stored values of black and white.
+
+Inference needs no datalist: a folder of images without one is read as `image_folder` says.
 """
 
 import hashlib
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from local_mi.errors import ConfigurationError
-from local_mi.images import IMAGE_SUFFIXES, read_image
+from local_mi.image_folder import FOLDER_SPLIT, folder_content
+from local_mi.images import OWN_SCALE, is_image, read_image
 from local_mi.labels import KNOWN, SEVERITY, Item, Policy, apply_policies, labels_by_name
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,10 @@ def read_datalist(datalist: str) -> dict[str, Any]:
     """
     path = Path(datalist)
     if not path.is_file():
-        raise ConfigurationError(f"datalist not found: {path}; set `dataset_dir` to a store made by ingest")
+        raise ConfigurationError(
+            f"datalist not found: {path}; set `dataset_dir` to a store made by ingest; "
+            "for inference, a folder of images will do"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except ValueError as error:
@@ -44,7 +50,9 @@ def read_datalist(datalist: str) -> dict[str, Any]:
 
 
 def datalist_hash(datalist: str) -> str:
-    """SHA-256 of the datalist file, in hexadecimal: says whether two runs saw the same data."""
+    """SHA-256 in hexadecimal of the datalist file, or of a folder's file names: whether two runs saw the same data."""
+    if content := folder_content(datalist):
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
     read_datalist(datalist)
     return hashlib.sha256(Path(datalist).read_bytes()).hexdigest()
 
@@ -62,6 +70,15 @@ def preprocessing_of(datalist: str) -> dict[str, Any]:
     return {"preset": preprocessing["preset"]} if "preset" in preprocessing else {}
 
 
+def known_preprocessing(datalist: str) -> dict[str, Any] | None:
+    """As `preprocessing_of`; None of a folder of images, which does not say how they were made.
+
+    Raises:
+        ConfigurationError: the datalist is not one, or there is neither a datalist nor an image.
+    """
+    return None if folder_content(datalist) else preprocessing_of(datalist)
+
+
 def described(datalist: str) -> dict[str, Any]:
     """What a run's record says of its data, beside their hash.
 
@@ -72,7 +89,7 @@ def described(datalist: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: the datalist is missing or not one.
     """
-    content = read_datalist(datalist)
+    content = folder_content(datalist) or read_datalist(datalist)
     splits = {split: [item for item in content.get(split) or [] if isinstance(item, dict)] for split in SPLITS}
     counts = {
         split: {"images": len(items)}
@@ -88,9 +105,13 @@ def described(datalist: str) -> dict[str, Any]:
 def stored_range(datalist: str) -> tuple[float, float]:
     """The stored values that stand for black and white; those of 8 bits where the datalist does not say.
 
+    Where there is no datalist, `OWN_SCALE`: other programs give images of their own to the transforms.
+
     Raises:
-        ConfigurationError: the datalist is missing, not one, or has a `range` that no 8-bit or 16-bit image has.
+        ConfigurationError: the datalist is not one, or has a `range` that no 8-bit or 16-bit image has.
     """
+    if not Path(datalist).is_file():
+        return OWN_SCALE
     return _stored_range(read_datalist(datalist), datalist)
 
 
@@ -216,13 +237,26 @@ def _is_known(target: float | None) -> bool:
     return target is not None and KNOWN[0] <= target <= KNOWN[1]
 
 
-def read_images(datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+def read_images(
+    datalist: str, split: str, views: Sequence[str] | None, stored: Sequence[float] | None = None
+) -> list[Item]:
     """Items of a split with `image`, `file`, `study`, `patient` and `item` alone: what inference needs.
 
+    Args:
+        datalist: path of the datalist. Where there is none, all images of its folder are taken, whatever the split and
+            the views, and `study` is the path of the file in it.
+        split: `training`, `validation` or `test`.
+        views: the view positions to keep; None keeps all.
+        stored: the stored values that stand for black and white; None where the datalist says them.
+
     Raises:
-        ConfigurationError: the split is empty or an image file is missing.
+        ConfigurationError: the split is empty, an image file is missing, or there is neither a datalist nor an image.
     """
-    return [_for_classifier(item) for item in _items_of_split(read_datalist(datalist), datalist, split, views)]
+    if (content := folder_content(datalist)) is not None:
+        split, views = FOLDER_SPLIT, None
+    else:
+        content = read_datalist(datalist)
+    return [_for_classifier(item) for item in _items_of_split(content, datalist, split, views, stored)]
 
 
 def _check_item(item: Any, where: str, labels: int) -> None:
@@ -268,7 +302,13 @@ def checked_items(content: dict[str, Any], datalist: str, split: str) -> list[It
     return items
 
 
-def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: Sequence[str] | None) -> list[Item]:
+def _items_of_split(
+    content: dict[str, Any],
+    datalist: str,
+    split: str,
+    views: Sequence[str] | None,
+    stored: Sequence[float] | None = None,
+) -> list[Item]:
     if isinstance(views, str):
         raise ConfigurationError(f"`views` is the text {views!r}; write a list, for instance \"['PA','AP']\"")
     items = checked_items(content, datalist, split)
@@ -285,7 +325,7 @@ def _items_of_split(content: dict[str, Any], datalist: str, split: str, views: S
         if not path.is_file():
             raise ConfigurationError(f"image {path} of datalist {datalist} is missing; run ingest again")
         item["image"] = str(path)
-    _check_image(Path(kept[0]["image"]), _stored_range(content, datalist))
+    _check_image(Path(kept[0]["image"]), stored or _stored_range(content, datalist))
     return kept
 
 
@@ -307,9 +347,9 @@ def _refuse_straddling(content: dict[str, Any], datalist: str, split: str) -> No
         )
 
 
-def _check_image(path: Path, stored: tuple[float, float]) -> None:
+def _check_image(path: Path, stored: Sequence[float]) -> None:
     """The first image stands for all: what is wrong with it is said before anything is built, and not by a worker."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:  # others are read by whatever reader the configuration names
+    if is_image(path):  # others are read by whatever reader the configuration names
         read_image(path, stored)
 
 

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 
 def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place.
 
     Raises:
-        OSError: it cannot be written; PyTorch and safetensors have errors of their own for a full disk.
+        OSError: it cannot be written; PyTorch has an error of its own for a full disk.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +24,7 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
         write(temporary)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
-    except (RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
         raise OSError(errno.EIO, "could not be written; is the disk full?", str(target)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -39,10 +37,10 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a header, in UTF-8; None becomes an empty cell."""
+    """A table with a header, in UTF-8; None becomes an empty cell, and what is not UTF-8 in a file name `\\udcXX`."""
 
     def write(temporary: str) -> None:
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
+        with Path(temporary).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(header)
             writer.writerows(rows)

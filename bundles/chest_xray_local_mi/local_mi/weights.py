@@ -23,7 +23,15 @@ def save_encoder(network: nn.Module, path: str, description: dict[str, Any]) -> 
     """
     state = {key: value.detach().cpu().contiguous() for key, value in encoder_state(network).items()}
     metadata = {"format": "pt", "description": json.dumps(description, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    write_atomically(path, lambda temporary: _save(state, temporary, metadata))
+
+
+def _save(state: dict[str, Tensor], path: str, metadata: dict[str, str]) -> None:
+    """Save, with the error that `torch.save` has for a full disk: `write_atomically` knows no safetensors."""
+    try:
+        save_file(state, path, metadata=metadata)
+    except SafetensorError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def read_encoder(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
