@@ -14,7 +14,7 @@ from local_mi.files import write_json
 
 from pipelines.bundle import evaluate, pretrain, train
 from pipelines.evaluation import evaluate_classifier
-from pipelines.export import export_encoder
+from pipelines.export import export_run
 from pipelines.ground import draw_grounding, ground, load_grounding_model, read_radiograph
 from pipelines.grounding_score import PlacedSentence, PointingScore, placed_sentences, pointing_score
 from pipelines.phantom_store import Step, make_phantom_store
@@ -26,6 +26,7 @@ MARKER = "demo.json"  # a folder with it, made by the demo, may be replaced
 MADE_BY = "cxr-local-mi demo"
 OWN_FOLDERS = ("phantoms", "store", "store.private", "pretrain", "classifier_local", "classifier_random", "encoder")
 IMAGE_SIZE = 256
+EXPORT_FORMATS = ("safetensors", "torchscript", "torch-export")  # those that need no further package
 DIFFICULTY = "easy"  # learnt in minutes; see `cxr-local-mi phantoms --difficulty`
 
 
@@ -42,7 +43,7 @@ class DemoResult:
         auroc_random: of the classifier from random weights, the same labels.
         labelled_share: of the training patients.
         pointing: of sentences with a known place.
-        export_difference: largest feature difference of the exported encoder.
+        export_difference: largest feature difference of the exported encoder, of all its formats.
         seconds: wall time.
     """
 
@@ -73,7 +74,7 @@ class DemoResult:
             [
                 f"{self.studies} held-out phantoms (difficulty {DIFFICULTY}), {self.seconds:.0f} s in all:",
                 *(f"  {name:<35}{value}" for name, value in rows.items()),
-                f"Encoder:  {self.folder / 'encoder' / 'encoder.safetensors'}",
+                f"Encoder:  {self.folder / 'encoder' / 'model.safetensors'}",
                 f"Metrics:  {self.folder / MARKER}",
                 f"Pictures: {self.folder / 'grounding.png'}, {self.folder / 'store' / 'contact_sheet.png'}",
             ]
@@ -126,7 +127,7 @@ def run_demo(
             auroc[name] = evaluate_classifier(store, run, overrides={}).value(MACRO, "auroc")
     with step("grounding and export"):
         pointing = _ground(folder)
-        exported = export_encoder(folder / "pretrain", folder / "encoder")
+        (exported,) = export_run(folder / "pretrain", folder, EXPORT_FORMATS)
     held_out = int(retrieval["retrieval/studies"] or 0)
     result = DemoResult(
         folder=folder,
@@ -140,7 +141,7 @@ def run_demo(
         auroc_random=auroc["random"],
         labelled_share=float(settings["train"]["label_fraction"]),
         pointing=pointing,
-        export_difference=exported.difference,
+        export_difference=max(exported.differences.values()),
         seconds=time.monotonic() - started,
     )
     figures = asdict(result) | {"folder": str(folder), "retrieval": retrieval}

@@ -87,7 +87,7 @@ def evaluate_classifier(
         other = predicted(store, against, names, "test", views, overrides)
         differences = compare_scores(test, other, resamples=resamples, seed=seed)
     table, page = run / "metrics.json", run / "evaluation.html"
-    facts = _facts(run, against, test, views, resamples, seed)
+    facts = _facts(run, against, test, views, resamples, seed) | {"specificity": specificity}
     write_metrics_tables(metrics, differences, str(table), str(run / "metrics.csv"), facts)
     write_evaluation_page(
         page,

@@ -1,212 +1,170 @@
-"""The image encoder as a file that PyTorch, safetensors and MONAI load without this project.
+"""The networks of a run as files that others load without this project, each format loaded back and compared.
 
-Writes `encoder.safetensors` (weights in the key layout of a plain `monai.networks.nets` class), `encoder.json` (which
-class with which arguments, how images were prepared, a hash) and `load_encoder.py` (the few lines that load it). The
-paper's network is no class of MONAI's, so the file that makes it from MONAI's blocks is copied beside them. Those very
-lines are then run in a fresh process, and their features are compared with the training network's.
+FOLDER/encoder and FOLDER/classifier are complete by themselves and laid out as Hugging Face and timm know it: weights
+as safetensors in the key layout of a plain `monai.networks.nets` class, `config.json`, a model card, the few lines that
+load it, and the same network as TorchScript, `torch.export` and ONNX. The paper's network is no class of MONAI's, so
+the file that makes it from MONAI's blocks lies beside them.
 """
 
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from local_mi import paper_resnet
 from local_mi.errors import ConfigurationError
-from local_mi.files import write_json
-from local_mi.weights import read_encoder, save_encoder
-from monai.bundle import ConfigParser
-from torch import nn
 
-from pipelines.bundle import ENCODER, pretrained_network, run_configuration
+from pipelines import load_model
+from pipelines.export_check import check_exports
+from pipelines.export_description import CARD, CONFIG, NOT_EVALUATED, describe, evaluated_metrics, write_config
+from pipelines.export_formats import FILES, chosen_formats, write_formats
+from pipelines.export_networks import PAPER_FILE, TrainedNetwork, networks_of_run
+from pipelines.model_card import write_model_card
 
-TOLERANCE = 1e-5  # largest difference of a feature that is rounding, not another network
-CHECKED_IMAGES = 4
-MONAI_NETWORKS = "monai.networks.nets."
-PAPER_NETWORK = f"{paper_resnet.__name__}.{paper_resnet.PaperResNet.__name__}"
-PAPER_FILE = "paper_resnet.py"
-EXPORTED = ("encoder.safetensors", "encoder.json", "load_encoder.py", PAPER_FILE)
-
-LOAD_ENCODER = '''"""Loads encoder.safetensors with PyTorch, safetensors and MONAI alone, and computes features.
-
-As a module: `from load_encoder import load_encoder; encoder = load_encoder("FOLDER")`.
-As a program: `python load_encoder.py FOLDER images.npy features.npy`, images float32 (N, 1, rows, columns) in [0, 1].
-"""
-
-import hashlib
-import importlib.util
-import json
-import sys
-from pathlib import Path
-
-import numpy as np
-import torch
-from monai.networks import nets
-from safetensors.torch import load_file
-
-
-def load_encoder(folder):
-    """The encoder in evaluation mode: (N, 1, rows, columns) in [0, 1] -> features."""
-    weights = Path(folder) / "encoder.safetensors"
-    description = json.loads((Path(folder) / "encoder.json").read_text())
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != description["weights_sha256"]:
-        raise ValueError(f"{weights} and encoder.json are not of one export")
-    made = description["network"]
-    module = _module_beside(folder, made["file"]) if made["file"] else nets
-    network = getattr(module, made["class"])(**made["arguments"])
-    if made["part"]:
-        network = getattr(network, made["part"])
-    network.load_state_dict(load_file(weights), strict=True)
-    return network.eval()
-
-
-def _module_beside(folder, file):
-    """The network's own file, where its class is none of MONAI's."""
-    spec = importlib.util.spec_from_file_location(Path(file).stem, Path(folder) / file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-if __name__ == "__main__":
-    folder, images, features = sys.argv[1:]
-    with torch.no_grad():
-        np.save(features, load_encoder(folder)(torch.from_numpy(np.load(images))).numpy())
-'''
-
-# Run instead of the program itself, to show that no line of this project took part.
-_CHECK = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-ours = sorted(name for name in sys.modules if name.split(".")[0] in ("local_mi", "pipelines", "preprocessing"))
-if ours:
-    sys.exit("modules of this project were loaded: " + ", ".join(ours))
-"""
+LOADER = "load_model.py"
+OWN_FILES = frozenset({*FILES.values(), CONFIG, CARD, LOADER, PAPER_FILE})
+UNFINISHED, REPLACED = ".unfinished_", ".replaced_"  # how names of folders begin while an export is put in place
 
 
 @dataclass(frozen=True)
-class ExportedEncoder:
-    """What `export_encoder` wrote.
+class Exported:
+    """An exported network.
 
     Args:
-        folder: with `encoder.safetensors`, `encoder.json`, `load_encoder.py` and, for the paper's network,
-            `paper_resnet.py`.
-        difference: largest absolute difference between a feature of the file, loaded in a fresh process without this
-            project, and of the training network.
+        folder: where its files are.
+        differences: of each format the largest absolute difference between an output of the files, loaded in a fresh
+            process without this project, and of the trained network; of timm and torchvision too, where installed.
+        left_out: formats that are not there, with the reason.
+        notes: what else is to be told.
     """
 
     folder: Path
-    difference: float
+    differences: dict[str, float]
+    left_out: dict[str, str]
+    notes: list[str]
 
 
-def export_encoder(run: Path, folder: Path) -> ExportedEncoder:
-    """Export the image encoder of a pretraining run and check the export.
+@dataclass(eq=False)
+class _Unfinished:
+    """An export in a temporary folder, before and after the check."""
 
-    Args:
-        run: folder of the pretraining run.
-        folder: where the files go; made if needed, files of an earlier export are replaced.
-
-    Raises:
-        ConfigurationError: the run is not there, or the exported file gives other features.
-    """
-    network = pretrained_network(run).image_encoder
-    description = read_encoder(str(run / "models" / ENCODER))[1]
-    made_of = network_description(run_configuration(run, "pretrain"))
-    return write_export(network, description | {"network": made_of}, folder)
+    trained: TrainedNetwork
+    folder: Path
+    metrics: dict[str, Any] | None
+    left_out: dict[str, str]
+    notes: list[str]
+    description: dict[str, Any]
+    differences: dict[str, float] = field(default_factory=dict)
 
 
-def network_description(configuration: dict[str, Any]) -> dict[str, Any]:
-    """How `load_encoder.py` makes the network of a pretraining configuration.
-
-    Returns:
-        `class` with its `arguments`, the `file` beside the weights that holds it (None: `monai.networks.nets` does),
-        and the `part` of it that is the encoder (None: all of it).
-
-    Raises:
-        ConfigurationError: a network that is neither MONAI's nor the paper's.
-    """
-    component = ConfigParser(configuration).get_parsed_content("image_encoder", instantiate=False)
-    arguments = dict(component.get_config())
-    target = str(arguments.pop("_target_"))
-    name = target.rpartition(".")[2]
-    if target == PAPER_NETWORK:
-        return {"class": name, "arguments": arguments, "file": PAPER_FILE, "part": None}
-    if target not in (name, f"{MONAI_NETWORKS}{name}"):
-        raise ConfigurationError(
-            f"the encoder {target} cannot be exported: it is neither of {MONAI_NETWORKS}* nor {PAPER_NETWORK}"
-        )
-    part = "features" if name.lower().startswith("densenet") else None
-    return {"class": name, "arguments": arguments, "file": None, "part": part}
-
-
-def write_export(network: nn.Module, description: dict[str, Any], folder: Path) -> ExportedEncoder:
-    """Export a network and check the export.
+def export_run(run: Path, folder: Path, formats: Sequence[str] | None = None, data_licence: str = "") -> list[Exported]:
+    """Export the encoder and the classifier of a run, and check every format.
 
     Args:
-        network: as trained, in evaluation mode.
-        description: `network` (see `network_description`), `image_size`, and what else is to be told.
-        folder: where the files go.
+        run: folder of a pretraining run, a training run, or both; then the encoder is the pretrained one.
+        folder: gets `encoder` and, of a training run, `classifier`; those of an earlier export are replaced as a whole.
+        formats: of `safetensors`, which is always written, `torchscript`, `torch-export` and `onnx`; None: all that can
+            be written here.
+        data_licence: of the data, for the model card.
 
     Raises:
-        ConfigurationError: the exported file gives other features; then nothing is written.
+        ConfigurationError: the run is not there or not whole, the folder holds something else, a format that was asked
+            for cannot be written, or one gives other outputs than the trained network; then nothing is written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export_") as temporary:
-        made = Path(temporary)
-        _write_files(made, network, description)
-        difference = _largest_difference(made, network, int(description["image_size"]))
-        if not difference <= TOLERANCE:
-            raise ConfigurationError(
-                f"the exported encoder gives features that differ by {difference:.2g} from the training network's, "
-                f"more than {TOLERANCE:g}; nothing was written to {folder}"
-            )
-        folder.mkdir(exist_ok=True)
-        for file in EXPORTED:
-            if (made / file).exists():
-                (made / file).replace(folder / file)
-            else:
-                (folder / file).unlink(missing_ok=True)
-    return ExportedEncoder(folder, difference)
+    run, folder = run.absolute(), folder.absolute()  # the check runs in another folder
+    chosen, missing = chosen_formats(formats)
+    networks = networks_of_run(run)
+    is_new = not folder.exists()
+    for trained in networks:
+        _refuse_something_else(folder / trained.kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
+            made, work = Path(temporary) / "made", Path(temporary) / "work"
+            made.mkdir()
+            work.mkdir()
+            unfinished = [_write(trained, run, made, work, chosen) for trained in networks]
+            if formats is not None:
+                _refuse_left_out(unfinished)
+            _check(unfinished, made, work, data_licence)
+            return [_put_in_place(export, folder / export.trained.kind, missing) for export in unfinished]
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def _write_files(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
-    weights = folder / "encoder.safetensors"
-    save_encoder(network, str(weights), description)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(folder / "encoder.json", description | {"weights_sha256": digest})
-    (folder / "load_encoder.py").write_text(LOAD_ENCODER, encoding="utf-8")
-    if description["network"]["file"]:
-        shutil.copyfile(str(paper_resnet.__file__), folder / PAPER_FILE)
+def _write(trained: TrainedNetwork, run: Path, made: Path, work: Path, formats: Sequence[str]) -> _Unfinished:
+    """All files of a network but the model card."""
+    target = made / trained.kind
+    target.mkdir()
+    left_out = write_formats(trained, run, target, formats, work)
+    shutil.copyfile(load_model.__file__, target / LOADER)
+    if trained.made_of["file"]:
+        shutil.copyfile(paper_resnet.__file__, target / PAPER_FILE)
+    metrics = evaluated_metrics(trained, run)
+    description, notes = describe(trained, run, metrics)
+    if trained.kind == "classifier" and metrics is None:
+        notes.append(NOT_EVALUATED)
+    write_config(target, description, _hashes(target))
+    return _Unfinished(trained, target, metrics, left_out, notes, description)
 
 
-def _largest_difference(folder: Path, network: nn.Module, size: int) -> float:
-    """Largest difference of a feature between a fresh process and here, on random images."""
-    images = np.random.default_rng(0).random((CHECKED_IMAGES, 1, size, size), dtype=np.float32)
-    part = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["network"]["part"]
-    encoder = getattr(network, part) if part else network
-    with torch.no_grad():
-        expected = encoder(torch.from_numpy(images)).numpy()
-    np.save(folder / "images.npy", images)
-    found = _features_in_fresh_process(folder)
-    return float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+def _refuse_left_out(unfinished: Sequence[_Unfinished]) -> None:
+    for export in unfinished:
+        for name, reason in export.left_out.items():
+            raise ConfigurationError(f"the {export.trained.kind} as {name}: {reason}; name other formats")
 
 
-def _features_in_fresh_process(folder: Path) -> np.ndarray[Any, Any]:
-    names = ("load_encoder.py", "", "images.npy", "features.npy")
-    arguments = [str(folder / name) if name else str(folder) for name in names]
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", _CHECK, *arguments], capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        last = result.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ConfigurationError(f"the exported encoder cannot be loaded by PyTorch and MONAI alone: {last[0]}")
-    features: np.ndarray[Any, Any] = np.load(folder / "features.npy")
-    return features
+def _check(unfinished: Sequence[_Unfinished], made: Path, work: Path, data_licence: str) -> None:
+    """Compare, then write the model cards, which tell of it."""
+    networks = {export.trained.kind: (export.trained.network, export.trained.image_size) for export in unfinished}
+    checked = check_exports(networks, made, work)
+    for export in unfinished:
+        export.differences, notes = checked[export.trained.kind]
+        export.notes += notes
+        config = json.loads((export.folder / CONFIG).read_text(encoding="utf-8"))
+        write_model_card(export.folder / CARD, export.trained, config, export.metrics, export.differences, data_licence)
+        write_config(export.folder, export.description, _hashes(export.folder))
+        for path in export.folder.iterdir():
+            path.chmod(0o644)  # some of the writers leave their files to their user alone
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def _refuse_something_else(target: Path) -> None:
+    """Restore what a kill between the two steps of `_put_in_place` left, then let an export alone be replaced."""
+    replaced = target.with_name(f"{REPLACED}{target.name}")
+    if replaced.is_dir() and not target.exists():
+        replaced.replace(target)
+    if not target.exists():
+        return
+    others = sorted(path.name for path in target.iterdir() if path.name not in OWN_FILES) if target.is_dir() else [""]
+    if others or not _is_export(target):
+        raise ConfigurationError(f"{target} holds something that is no export; name another folder, or empty this one")
+
+
+def _is_export(target: Path) -> bool:
+    if not any(target.iterdir()):
+        return True
+    try:
+        config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
+        return bool(config["trained_weights_sha256"] and config["kind"] == target.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _put_in_place(export: _Unfinished, target: Path, missing: dict[str, str]) -> Exported:
+    """Whole, or as it was: the earlier export keeps another name until the new one stands."""
+    replaced = target.with_name(f"{REPLACED}{target.name}")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.replace(replaced)
+    export.folder.replace(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return Exported(target, export.differences, missing | export.left_out, export.notes)

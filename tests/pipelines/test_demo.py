@@ -32,7 +32,7 @@ def test_figures_are_shares_and_match_the_written_ones(demo: DemoResult) -> None
 
 
 def test_the_exported_encoder_is_the_pretrained_one(demo: DemoResult) -> None:
-    exported = load_file(demo.folder / "encoder" / "encoder.safetensors")
+    exported = load_file(demo.folder / "encoder" / "model.safetensors")
     trained = pretrained_network(demo.folder / "pretrain").image_encoder.state_dict()
     assert exported.keys() == trained.keys()
     assert all(torch.equal(exported[key], trained[key]) for key in exported)

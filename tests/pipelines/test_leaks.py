@@ -216,7 +216,7 @@ def test_every_command_did_what_it_was_to_do(session: Session) -> None:
     for name, code in session.codes.items():
         assert code == (0 if name in DONE else 2), (name, session.said[name][-2000:])
     assert set(DONE) < set(session.codes)
-    for output in ("pretrain/models/pretrained.pt", "classifier/predictions.csv", "encoder/encoder.safetensors"):
+    for output in ("pretrain/models/pretrained.pt", "classifier/predictions.csv", "encoder/encoder/model.safetensors"):
         assert (session.outputs / output).is_file()
     assert (session.outputs / "ground" / "picture.png").is_file()
 
