@@ -5,8 +5,7 @@ Reads the folder that `export` writes: `config.json` and `model.safetensors`, an
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from local_mi.calibration import apply_temperature
 from local_mi.errors import ConfigurationError
-from local_mi.paper_resnet import PaperResNet
 from monai.networks import nets
 from monai.visualize import GradCAM
 from numpy.typing import NDArray
@@ -24,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from preprocessing.preparation import INTERPOLATIONS, Preparation
-from preprocessing.rendering import PRESETS
+from pipelines.classifier_description import CONFIGURATION, ClassifierDescription, network_of, read_description
+from preprocessing.preparation import Preparation
 
-CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 CLASSIFIER_FOLDER = "classifier"  # of an export, where that holds the encoder too
 
 
@@ -82,6 +80,15 @@ class Classifier:
         pairs = zip(raw, self.thresholds, strict=True)
         return tuple(None if np.isnan(threshold) else bool(value >= threshold) for value, threshold in pairs)
 
+    def digest(self) -> str:
+        """SHA-256 of all that decides what is predicted: the weights, and what `config.json` says beside them."""
+        calibration = (
+            None if self.temperatures is None else self.temperatures.tolist(),
+            repr(self.thresholds.tolist()),
+        )
+        said = (self.sha256, self.label_names, self.image_size, self.views, asdict(self.preparation), calibration)
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
     def calibrated_threshold(self, label: int) -> float | None:
         """The threshold on the scale of `Prediction.probabilities`."""
         threshold = self.thresholds[label : label + 1]
@@ -94,7 +101,7 @@ class Classifier:
     def evidence(self, image: NDArray[np.unsignedinteger[Any]], label: int) -> NDArray[np.float32]:
         """Where a label's logit comes from in an image (S, S): (h, w), 0 where nothing speaks for it.
 
-        Grad-CAM (Selvaraju et al., ICCV 2017) of the network's last stage.
+        Grad-CAM (Selvaraju et al., ICCV 2017) of the network's last map.
         """
         found = self._grad_cam.compute_map(self._scaled(image[None]).requires_grad_(), class_idx=label)
         self.network.zero_grad()
@@ -103,7 +110,14 @@ class Classifier:
     @cached_property
     def _grad_cam(self) -> GradCAM:
         """MONAI's hooks stay on the network: made once, and only where evidence is asked for."""
-        stages = [name for name, _ in self.network.named_children() if name.startswith(("layer", "features"))]
+        if isinstance(self.network, nets.DenseNet):  # its rectifier works in place, which hooks before it do not bear
+            return GradCAM(self.network, target_layers="class_layers.relu")
+        stages = [name for name, _ in self.network.named_children() if name.startswith("layer")]
+        if not stages:
+            raise ConfigurationError(
+                f"heat maps are made of ResNets and DenseNets, and this is a {type(self.network).__name__}; predict "
+                "without --maps and --dicom"
+            )
         return GradCAM(self.network, target_layers=stages[-1])
 
     def _scaled(self, images: NDArray[np.unsignedinteger[Any]]) -> Tensor:
@@ -127,56 +141,42 @@ def load_classifier(folder: Path, device: torch.device | None = None) -> Classif
     """
     if (folder / CLASSIFIER_FOLDER / CONFIGURATION).is_file():
         folder = folder / CLASSIFIER_FOLDER
-    described = _description(folder)
-    try:
-        names = tuple(map(str, described["label_names"]))
-        calibration = described["calibration"] or {}
-        temperatures, thresholds = calibration.get("temperature"), calibration.get("threshold") or {}
-        network = network_of(described["network"])
-        image_size, views, sha256 = int(described["image_size"]), described["views"], str(described["weights_sha256"])
-        known = [float(np.nan if (t := thresholds.get(name)) is None else t) for name in names]
-        scales = None if temperatures is None else np.array([float(temperatures.get(name) or 1.0) for name in names])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{folder / CONFIGURATION} is not what export writes; export the run again") from error
-    _load_weights(network, folder / WEIGHTS, sha256)
+    described = read_description(folder)
+    network = network_of(described.network, folder)
+    _load_weights(network, folder / WEIGHTS, described.weights_sha256)
+    _check_outputs(network.eval(), described, folder)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on processors
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    names, calibration = described.label_names, described.calibration
+    temperatures, thresholds = None, dict[str, float]()
+    if calibration is not None:
+        temperatures = np.array([calibration.temperature.get(name, 1.0) for name in names])
+        thresholds = calibration.threshold
     return Classifier(
-        network.eval().to(device),
-        names,
-        image_size,
-        None if views is None else tuple(views),
-        _preparation(described.get("preprocessing") or {}, folder),
-        scales,
-        np.array(known),
-        sha256,
+        network.to(device),
+        tuple(names),
+        described.image_size,
+        None if described.views is None else tuple(described.views),
+        Preparation(**described.preprocessing.model_dump()),
+        temperatures,
+        np.array([thresholds.get(name, np.nan) for name in names]),
+        described.weights_sha256,
         device,
     )
 
 
-def network_of(made: Mapping[str, Any]) -> nn.Module:
-    """The network that `export.network_description` describes, with random weights.
-
-    Raises:
-        KeyError, TypeError, AttributeError: the description is none of MONAI's networks nor the paper's.
-    """
-    classes = {PaperResNet.__name__: PaperResNet} if made["file"] else vars(nets)
-    network: nn.Module = classes[made["class"]](**made["arguments"])
-    return network
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIGURATION
-    if not path.is_file():
-        raise ConfigurationError(f"{folder} holds no exported classifier; run `cxr-local-mi export RUN FOLDER` first")
+def _check_outputs(network: nn.Module, described: ClassifierDescription, folder: Path) -> None:
+    size, labels = described.image_size, len(described.label_names)
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        kind = described["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not what export writes; export the run again") from error
-    if kind != "classifier":
-        raise ConfigurationError(f"{folder} holds an {kind}, which predicts nothing; export a training run")
-    return dict(described)
+        with torch.no_grad():
+            outputs = tuple(network(torch.zeros(1, 1, size, size)).shape)
+    except RuntimeError:
+        outputs = ()
+    if outputs != (1, labels):
+        raise ConfigurationError(
+            f"{folder}: its network does not give {labels} outputs, one for each of `label_names`, for an image of "
+            f"{size} pixels a side; export the run again"
+        )
 
 
 def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
@@ -197,18 +197,3 @@ def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
         raise ConfigurationError(
             f"{path} does not fit the network that {CONFIGURATION} describes; export the run again"
         ) from error
-
-
-def _preparation(said: Mapping[str, Any], folder: Path) -> Preparation:
-    missing = [field.name for field in fields(Preparation) if field.name not in said]
-    if missing:
-        raise ConfigurationError(
-            f"{folder} does not say how the images were prepared that its weights were trained on ({missing[0]} is "
-            "missing), so new ones cannot be prepared in the same way; train on a store made by ingest"
-        )
-    if said["preset"] not in PRESETS or said["interpolation"] not in INTERPOLATIONS:
-        raise ConfigurationError(
-            f"{folder} is of images prepared in a way that is not known here (preset {said['preset']}, interpolation "
-            f"{said['interpolation']}); use the version of cxr-local-mi that exported it"
-        )
-    return Preparation(**{field.name: said[field.name] for field in fields(Preparation)})

@@ -420,15 +420,29 @@ def inference(store: Store, run: Run, settings: Settings = None) -> None:
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for the exported encoder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a pretraining run, of a classifier's, or of both.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for `encoder` and, of a classifier's run, `classifier`.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="torchscript, torch-export or onnx, beside safetensors, which is always written. Repeat for more; "
+            "without it, all that can be written.",
+        ),
+    ] = None,
+    data_licence: Annotated[str, typer.Option(help="Licence of the training data, for the model card.")] = "",
 ) -> None:
-    """Export the image encoder so that PyTorch, safetensors and MONAI alone load it, and check that they do."""
-    from pipelines.export import export_encoder
+    """Export a run's networks so that others load them without this project, each format loaded back and compared."""
+    from pipelines.export import export_run
 
-    exported = export_encoder(run, folder)
-    typer.echo(f"largest difference of a feature\t{exported.difference:.3g}")
-    stderr.print(f"encoder: {exported.folder / 'encoder.safetensors'}", highlight=False)
+    for exported in export_run(run, folder, formats, data_licence):
+        for name, difference in exported.differences.items():
+            typer.echo(f"{exported.folder.name}\t{name}\t{difference:.3g}")
+        for name, why in exported.left_out.items():
+            stderr.print(f"{exported.folder.name}: no {name}: {why}", highlight=False, markup=False)
+        for note in exported.notes:
+            stderr.print(f"{exported.folder.name}: {note}", highlight=False, markup=False)
+        stderr.print(f"{exported.folder}", highlight=False, markup=False)
 
 
 @app.command()
@@ -457,7 +471,7 @@ def predict(
         str, typer.Option("--from", metavar="HOST:PORT:AET", help="Fetch chest radiographs from this archive first.")
     ] = "",
     date: Annotated[
-        str, typer.Option(help="Of the studies fetched: YYYYMMDD or YYYYMMDD-YYYYMMDD; left out: today.")
+        str, typer.Option(help="Of the studies fetched: YYYYMMDD or YYYYMMDD-YYYYMMDD; left out: yesterday and today.")
     ] = "",
     calling_aet: Annotated[str, typer.Option(help="AE title of this machine, as archives know it.")] = "CXRLOCALMI",
     listen_port: Annotated[
@@ -545,10 +559,14 @@ def nearest_reports(
     ] = False,
 ) -> None:
     """Find the reports of a store that go best with an image, by the joint model."""
+    from pipelines.notice import NOTICE
     from pipelines.zero_shot import nearest_reports as nearest
 
+    with _progress("reading") as on_progress:
+        neighbours = nearest(run, store, images, k, split=split, show_sentences=show_sentences, on_progress=on_progress)
+    stderr.print(NOTICE)
     typer.echo("\t".join(("image", "rank", "study", "view", "score", *(("sentences",) if show_sentences else ()))))
-    for found in nearest(run, store, images, k, split=split, show_sentences=show_sentences):
+    for found in neighbours:
         if found.unusable is not None:
             stderr.print(f"{found.image}: {found.unusable}", highlight=False, markup=False)
         for rank, report in enumerate(found.reports, 1):
@@ -557,11 +575,16 @@ def nearest_reports(
 
 
 @app.command()
-def bundle(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
-    """Copy the MONAI bundle out, to run it with `python -m monai.bundle run`."""
-    from pipelines.bundle import copy_bundle
+def bundle(
+    target: Annotated[Path, typer.Argument(help="A new folder, or a new file that ends in .zip.")],
+    run: Annotated[
+        Path | None, typer.Option(help="A run whose weights travel, with the configuration that fits them.")
+    ] = None,
+) -> None:
+    """Copy the MONAI bundle out, bare or with the weights of a run, to use it with `python -m monai.bundle`."""
+    from pipelines.bundle_copy import copy_bundle
 
-    stderr.print(f"bundle: {copy_bundle(folder)}", highlight=False)
+    stderr.print(f"bundle: {copy_bundle(target, run)}", highlight=False)
 
 
 @app.command()

@@ -17,11 +17,6 @@ from pydicom.valuerep import PersonName
 from preprocessing.errors import UnusableFile
 from preprocessing.header_values import items, text
 
-RESULT_REASONS: dict[str, str] = {
-    "missing_uid": "a UID is missing, or is none, without which a result cannot refer to its image"
-}
-"""The `UnusableFile.reason` codes of images to which no result can refer, and what each one means."""
-
 MANUFACTURER = "cxr-local-mi"
 LONG_STRING = 64
 """Bytes that the value representation LO surely holds: characters by PS3.5 6.2, but not all readers count so."""

@@ -6,6 +6,7 @@ TID 1500), which viewers read; it needs nothing of the 3D form, which fewer arch
 study of the source and say everywhere that a person sees that they are not for clinical use.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,8 @@ def secondary_capture(source: Dataset, picture: NDArray[np.uint8], finding: str,
     with caught_warnings():
         shared = patient_and_study(source)
         image = _referenced(source)
-        uid = derived_uid("capture", image.ReferencedSOPInstanceUID, model.sha256.lower(), finding)
+        shown = hashlib.sha256(picture.tobytes()).hexdigest()  # of one object, archives keep what they have
+        uid = derived_uid("capture", image.ReferencedSOPInstanceUID, model.sha256.lower(), finding, shown)
         capture = SCImage(
             pixel_array=np.ascontiguousarray(picture),
             photometric_interpretation="RGB",

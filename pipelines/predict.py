@@ -8,6 +8,7 @@ reads only what is new.
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from local_mi.datalist import SPLITS, checked_items, preprocessing_of, read_datalist
+from local_mi.datalist import SPLITS, checked_items, read_datalist
 from local_mi.files import write_json
 from local_mi.start import versions
 
@@ -32,9 +33,11 @@ from pipelines.notice import NOTICE
 from pipelines.prediction_ledger import Wanted, open_prediction_ledger
 from pipelines.prediction_maps import Evidence, labels_to_show
 from pipelines.prediction_reading import ReadFile, ReadingSettings, read_file
-from pipelines.prediction_results import PredictedFrame, results_writer
-from pipelines.prediction_tables import CSV, PARQUET, check_label_names, write_tables
+from pipelines.prediction_results import DICOM, PredictedFrame, results_writer
+from pipelines.prediction_store import check_prepared
+from pipelines.prediction_tables import CSV, PARQUET, UNFINISHED, check_label_names, write_tables
 from preprocessing.errors import InputError
+from preprocessing.files import sweep_temporaries
 from preprocessing.manifest import ManifestRow, read_manifest
 from preprocessing.pool import Lost, map_isolated
 from preprocessing.selection import SelectionPolicy
@@ -123,14 +126,19 @@ def predict(
     """
     started, began = time.monotonic(), datetime.now(UTC)
     check_label_names(classifier.label_names)
+    if source.exists() and folder.exists() and source.samefile(folder):
+        raise InputError(f"{folder} is the source itself; name another folder for the predictions")
     find = partial(_images_of, source, folder, classifier)
     next(find(), None)  # what is wrong with the source is said before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # as private as the images
     program = version("cxr-local-mi")
     with (
         locked(folder, "folder of predictions"),
         open_prediction_ledger(folder, _stamp(source, classifier, options), program) as ledger,
     ):
+        sweep_temporaries((folder, folder / DICOM))
+        for leftover in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         is_outstanding = partial(ledger.is_outstanding, wanted=options.wanted)
         total, done = sum(map(is_outstanding, find())), 0
         on_progress(0, total)
@@ -138,7 +146,7 @@ def predict(
         predicted = _predicted(filter(is_outstanding, find()), classifier, options)
         with closing(predicted):  # an interrupt ends the workers at once
             for done, (image, read, frames) in enumerate(predicted, 1):
-                rows = results(image, read, frames)
+                rows = results(image, read, frames, ledger.result_names(image))
                 ledger.record(image, rows[0]["reason"], rows, options.wanted)
                 on_progress(done, total)
         ledger.commit()
@@ -160,12 +168,7 @@ def _images_of(source: Path, folder: Path, classifier: Classifier) -> Iterator[S
 
 def _rows_of_store(datalist: Path, classifier: Classifier) -> Iterator[ManifestRow]:
     """The images of a store, which must have been prepared as those that the classifier was trained on."""
-    preset = preprocessing_of(str(datalist)).get("preset")
-    if preset != classifier.preparation.preset:
-        raise InputError(
-            f"{datalist.parent} holds images of preset {preset}, and the classifier was trained on preset "
-            f"{classifier.preparation.preset}; predict from the original files, or ingest them with that preset"
-        )
+    check_prepared(datalist, classifier.preparation.preset)
     content = read_datalist(str(datalist))
     items = [item for split in SPLITS if content.get(split) for item in checked_items(content, str(datalist), split)]
     for number, item in enumerate(items):
@@ -177,16 +180,14 @@ def _rows_of_store(datalist: Path, classifier: Classifier) -> Iterator[ManifestR
 def _stamp(source: Path, classifier: Classifier, options: PredictionOptions) -> dict[str, str]:
     place = hashlib.sha256(os.fsencode(os.path.realpath(source))).hexdigest()
     selection = json.dumps(asdict(options.selection), sort_keys=True)
-    return {"model": classifier.sha256, "source": place, "selection of images": selection}
+    return {"model": classifier.digest(), "source": place, "selection of images": selection}
 
 
 def _predicted(
     images: Iterable[SourceImage], classifier: Classifier, options: PredictionOptions
 ) -> Generator[tuple[SourceImage, ReadFile, list[PredictedFrame]]]:
     """Yield every file with the predictions of its frames; files are read while the network works."""
-    settings = ReadingSettings(
-        classifier.preparation, options.selection, classifier.views, with_header=options.wanted.dicom
-    )
+    settings = ReadingSettings(classifier.preparation, options.selection, classifier.views)
     reading = map_isolated(partial(read_file, settings), images, workers=options.workers, time_limit=TIME_LIMIT)
     waiting: deque[tuple[list[Read], Future[list[list[PredictedFrame]]]]] = deque()
     with closing(reading), ThreadPoolExecutor(1) as network:
@@ -234,7 +235,7 @@ def _predict_batch(
 
 
 def _evidence(classifier: Classifier, array: Any, prediction: Prediction) -> tuple[Evidence, ...]:
-    return tuple(Evidence(label, classifier.evidence(array, label)) for label in labels_to_show(prediction))
+    return tuple(Evidence(label, classifier.evidence(array, label)) for label in labels_to_show(classifier, prediction))
 
 
 def _record(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipelines.classifier import Classifier
@@ -28,7 +28,7 @@ class Archives:
 
     Args:
         fetch_from: `HOST:PORT:AET` of the archive that has the images; blank for none.
-        day: `YYYYMMDD` or a range of what is fetched; blank for the day on which a round begins.
+        day: `YYYYMMDD` or a range of what is fetched; blank for the day on which a round begins and the one before.
         send_to: `HOST:PORT:AET` of the archive that takes the results; blank for none.
         calling_aet: AE title of this machine.
         listen_port: of this machine, for archives that send by C-MOVE; by C-GET where None.
@@ -142,13 +142,16 @@ def _patiently(is_watch: bool, work: Callable[[], tuple[int, dict[str, int]]]) -
 
 def _has_files(source: Path, folder: Path) -> bool:
     """Whether there is anything to predict; a folder that is watched may be empty still."""
-    return not source.is_dir() or any(path.is_file() for path in source.rglob("*") if not path.is_relative_to(folder))
+    folder = folder.absolute()
+    within = source.absolute().rglob("*")
+    return source.is_file() or any(path.is_file() for path in within if not path.is_relative_to(folder))
 
 
 def _fetch(folder: Path, archives: Archives, step: Step) -> tuple[int, dict[str, int]]:
     from pipelines.archive import fetch_day, parse_peer  # pynetdicom need not be installed
 
-    day = archives.day or datetime.now().astimezone().strftime("%Y%m%d")
+    today = datetime.now().astimezone()
+    day = archives.day or f"{today - timedelta(days=1):%Y%m%d}-{today:%Y%m%d}"
     with step("fetching") as on_progress:
         fetched = fetch_day(
             parse_peer(archives.fetch_from),

@@ -13,8 +13,10 @@ from pipelines.classifier import Classifier, Prediction
 from pipelines.dicom_results import Finding, Model, secondary_capture, structured_report
 from pipelines.prediction_maps import Evidence, caption, evidence_picture, finding_name
 from pipelines.prediction_reading import ReadFile
+from preprocessing.dicom import image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
 from preprocessing.files import write_atomically
+from preprocessing.sources import SourceImage, source_bytes
 
 
 def write_dicom_results(
@@ -22,6 +24,7 @@ def write_dicom_results(
     name: str,
     classifier: Classifier,
     model: Model,
+    image: SourceImage,
     read: ReadFile,
     prediction: Prediction,
     evidence: Sequence[Evidence],
@@ -29,18 +32,21 @@ def write_dicom_results(
     """Write the structured report of a DICOM file of one frame, and a secondary capture of each finding's evidence.
 
     Raises:
-        UnusableFile: the file is no DICOM, cannot be referred to, or has several frames.
+        UnusableFile: the file is no DICOM, cannot be referred to, has several frames, or is another one by now.
         OSError: they cannot be written.
     """
-    if read.header is None:
-        raise UnusableFile("not_dicom", "DICOM results refer to a DICOM image, and this file is none")
+    if not read.sop_uid:
+        raise UnusableFile("not_dicom", "DICOM results refer to a DICOM image with a SOP Instance UID; this is none")
     if len(read.frames) > 1:
         raise UnusableFile("number_of_frames", "DICOM results are made of images of one frame")
-    objects = {f"{name}_sr.dcm": structured_report(read.header, findings(classifier, prediction), model)}
+    source = parse_dicom(source_bytes(image))  # again, since headers do not travel well between processes
+    if image_facts(source).sop_instance_uid != read.sop_uid:
+        raise UnusableFile("read_error", "the file has changed since it was predicted")
+    objects = {f"{name}_sr.dcm": structured_report(source, findings(classifier, prediction), model)}
     for one in evidence:
         picture = evidence_picture(read.frames[0], one.scores, caption(classifier, prediction, one.label))
         finding = classifier.label_names[one.label]
-        capture = secondary_capture(read.header, picture, finding, model)
+        capture = secondary_capture(source, picture, finding, model)
         objects[f"{name}_{finding_name(classifier, one.label)}.dcm"] = capture
     folder.mkdir(parents=True, exist_ok=True)
     for file, dataset in objects.items():

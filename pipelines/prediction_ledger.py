@@ -104,6 +104,11 @@ class PredictionLedger:
             return bool(program != self._program)
         return bool(maps < wanted.maps or dicom < wanted.dicom)
 
+    def result_names(self, image: SourceImage) -> set[str]:
+        """Under which the maps and DICOM results of a file lie that were made of it before."""
+        rows = self._connection.execute("SELECT row FROM rows WHERE origin = ?", (image.origin,))
+        return {json.loads(row)["results"] for (row,) in rows} - {""}
+
     def record(self, image: SourceImage, reason: str, rows: Sequence[Mapping[str, Any]], wanted: Wanted) -> None:
         """Take down what became of a file: its rows, one a frame, or one that says why there is none."""
         self._connection.execute("DELETE FROM about WHERE name = 'tables'")

@@ -26,6 +26,9 @@ from preprocessing.readers import plane_affine
 LIKELY = 0.5
 """Probability from which a finding without a threshold is drawn."""
 
+NO_FINDING = "No Finding"
+"""The label that is nowhere in an image."""
+
 SHOWN = 768  # pixels of the long side of a picture
 LINE = 22  # pixels of a line of the caption
 
@@ -43,15 +46,19 @@ class Evidence:
     scores: NDArray[np.float32]
 
 
-def labels_to_show(prediction: Prediction) -> list[int]:
-    """Labels that are called present, or of those without a threshold, are likelier than not."""
-    pairs = zip(prediction.is_present, prediction.probabilities, strict=True)
-    return [label for label, (present, p) in enumerate(pairs) if (p >= LIKELY if present is None else present)]
+def labels_to_show(classifier: Classifier, prediction: Prediction) -> list[int]:
+    """Findings that are called present, or of those without a threshold, are likelier than not."""
+    values = zip(classifier.label_names, prediction.is_present, prediction.probabilities, strict=True)
+    return [
+        label
+        for label, (name, present, p) in enumerate(values)
+        if name != NO_FINDING and (p >= LIKELY if present is None else present)
+    ]
 
 
 def result_name(read: ReadFile, origin: str) -> str:
     """Name of a file's results: a hash, since UIDs and paths identify patients."""
-    return hashlib.sha256((read.sop_uid or origin).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return hashlib.sha256(f"{read.sop_uid} {origin}".encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 def finding_name(classifier: Classifier, label: int) -> str:

@@ -4,14 +4,14 @@ Never raises for a bad file. Without PyTorch, so that workers start fast and sta
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 
-from preprocessing.conversion import tune_process, why_left_out
+from preprocessing.conversion import check_size, tune_process, why_left_out
 from preprocessing.dicom import ImageFacts, image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
 from preprocessing.preparation import Preparation, PreparedImage, prepare_frames, prepare_picture
@@ -21,7 +21,6 @@ from preprocessing.selection import SelectionPolicy, check_selected
 from preprocessing.sources import SourceImage, source_bytes
 
 ARRAY_SUFFIX = ".npy"  # of a store's images
-PIXELS = frozenset({"PixelData", "FloatPixelData", "DoubleFloatPixelData"})
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,11 @@ class ReadingSettings:
         preparation: that of the images that the classifier was trained on.
         selection: which images are taken.
         views: the view positions that the classifier was trained on; None: all.
-        with_header: whether the header of a DICOM file is wanted.
     """
 
     preparation: Preparation
     selection: SelectionPolicy
     views: tuple[str, ...] | None
-    with_header: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,6 @@ class ReadFile:
         flags: what is odd about the file (`header_facts.FLAGS`, `selection.FLAGS`).
         spacing: (row, column) distance of pixel centres in mm; 1 where unknown.
         frames: what the network sees; none of a file that is left out.
-        header: of a DICOM file, without pixels, where it was asked for.
     """
 
     reason: str = ""
@@ -63,7 +59,6 @@ class ReadFile:
     flags: tuple[str, ...] = ()
     spacing: tuple[float, float] = (1.0, 1.0)
     frames: tuple[PreparedImage, ...] = ()
-    header: Dataset | None = field(default=None, repr=False)
 
 
 def read_file(settings: ReadingSettings, source: SourceImage) -> ReadFile:
@@ -113,11 +108,11 @@ def _read_dicom(
         known["view"] = row.view
     selected = check_selected(dataset, facts, settings.selection, is_listed=row is not None)
     _check_view(known["view"], settings.views)
+    check_size(facts, settings.preparation)
     return ReadFile(
         flags=tuple(sorted({*facts.flags, *selected})),
         spacing=facts.pixel_spacing or (facts.pixel_aspect, 1.0),
         frames=tuple(prepare_frames(dataset, facts, settings.preparation)),
-        header=_without_pixels(dataset) if settings.with_header else None,
         **known,
     )
 
@@ -125,12 +120,3 @@ def _read_dicom(
 def _check_view(view: str, taken: tuple[str, ...] | None) -> None:
     if taken is not None and view not in taken:
         raise UnusableFile("other_view", f"the view is {view}; the classifier was trained on {', '.join(taken)}")
-
-
-def _without_pixels(dataset: Dataset) -> Dataset:
-    """The header as results refer to it; small enough to travel between processes."""
-    header = Dataset()
-    for element in dataset:
-        if element.keyword not in PIXELS and element.tag.group != 0x6000:
-            header.add(element)
-    return header

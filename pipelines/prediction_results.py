@@ -1,10 +1,12 @@
 """What a file's prediction becomes: its rows in the table, and its maps and DICOM results in folders beside it."""
 
-import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipelines.classifier import Classifier, Prediction
 from pipelines.prediction_ledger import Wanted
@@ -15,6 +17,8 @@ from preprocessing.sources import SourceImage
 
 MAPS, DICOM = "maps", "dicom"
 """Folders of the results."""
+
+NOT_FINITE = {"reason": "not_finite", "detail": "the network gives no finite number for this image"}
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class PredictedFrame:
 
 def results_writer(
     folder: Path, classifier: Classifier, wanted: Wanted, program: str
-) -> Callable[[SourceImage, ReadFile, list[PredictedFrame]], list[dict[str, Any]]]:
-    """What writes the maps and DICOM results of a file, and returns its rows.
+) -> Callable[[SourceImage, ReadFile, list[PredictedFrame], Iterable[str]], list[dict[str, Any]]]:
+    """What writes the maps and DICOM results of a file in place of earlier ones (by name), and returns its rows.
 
     Args:
         folder: of the predictions.
@@ -41,22 +45,32 @@ def results_writer(
     """
     write_dicom = _dicom_writer(folder / DICOM, classifier, program) if wanted.dicom else None
 
-    def write(image: SourceImage, read: ReadFile, frames: list[PredictedFrame]) -> list[dict[str, Any]]:
+    def write(
+        image: SourceImage, read: ReadFile, frames: list[PredictedFrame], earlier: Iterable[str]
+    ) -> list[dict[str, Any]]:
+        for name in earlier:
+            _remove_results(folder, name)
         if not frames:
             return [_row(image, read, 0)]
+        if not all(np.isfinite(frame.prediction.probabilities).all() for frame in frames):
+            return [_row(image, read, number) | NOT_FINITE for number in range(1, len(frames) + 1)]
         name = result_name(read, image.origin) if wanted.maps or wanted.dicom else ""
-        detail = write_dicom(name, read, frames[0]) if write_dicom else ""
+        _remove_results(folder, name)
+        detail = write_dicom(name, image, read, frames[0]) if write_dicom else ""
         rows = []
         for number, frame in enumerate(frames, 1):
             if wanted.maps:
                 write_maps(folder / MAPS / name, classifier, read, number, frame.prediction, frame.evidence)
-            rows.append(_row(image, read, number, name, detail) | _values(frame.prediction))
+            values = {"probabilities": frame.prediction.probabilities.tolist(), "present": frame.prediction.is_present}
+            rows.append(_row(image, read, number, name, detail) | values)
         return rows
 
     return write
 
 
-def _dicom_writer(folder: Path, classifier: Classifier, program: str) -> Callable[[str, ReadFile, PredictedFrame], str]:
+def _dicom_writer(
+    folder: Path, classifier: Classifier, program: str
+) -> Callable[[str, SourceImage, ReadFile, PredictedFrame], str]:
     """What writes the DICOM results of a file, and returns why there are none."""
     try:
         from pipelines.dicom_results import Model
@@ -66,9 +80,9 @@ def _dicom_writer(folder: Path, classifier: Classifier, program: str) -> Callabl
     preset, is_calibrated = classifier.preparation.preset, classifier.temperatures is not None
     model = Model("cxr-local-mi", program, classifier.sha256, preset, is_calibrated)
 
-    def write(name: str, read: ReadFile, frame: PredictedFrame) -> str:
+    def write(name: str, image: SourceImage, read: ReadFile, frame: PredictedFrame) -> str:
         try:
-            write_dicom_results(folder, name, classifier, model, read, frame.prediction, frame.evidence)
+            write_dicom_results(folder, name, classifier, model, image, read, frame.prediction, frame.evidence)
         except UnusableFile as error:
             return f"no DICOM results: {error.detail}"
         return ""
@@ -92,9 +106,9 @@ def _row(image: SourceImage, read: ReadFile, frame: int, name: str = "", detail:
     return {key: value.encode("utf-8", "replace").decode() for key, value in known.items()} | {"frame": frame}
 
 
-def _values(prediction: Prediction) -> dict[str, Any]:
-    """Probabilities and decisions; or the reason why there are none."""
-    probabilities = prediction.probabilities.tolist()
-    if not all(map(math.isfinite, probabilities)):
-        return {"reason": "not_finite", "detail": "the network gives no finite number for this image"}
-    return {"probabilities": probabilities, "present": list(prediction.is_present)}
+def _remove_results(folder: Path, name: str) -> None:
+    """Those of an image as it was, perhaps with other findings."""
+    if name:
+        shutil.rmtree(folder / MAPS / name, ignore_errors=True)
+        for file in (folder / DICOM).glob(f"{name}_*.dcm"):
+            file.unlink()

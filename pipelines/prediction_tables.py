@@ -1,6 +1,7 @@
 """The tables of a prediction, `predictions.parquet` and `predictions.csv`: a row a frame, and a row a file left out."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from preprocessing.errors import InputError
 from preprocessing.files import write_atomically
 
 PARQUET, CSV = "predictions.parquet", "predictions.csv"
+UNFINISHED = ".tables_"  # how the name of a folder begins in which tables are made
 BLOCK = 1 << 20
 
 COLUMNS: dict[str, Any] = {
@@ -38,9 +40,9 @@ MADE_WITH: dict[str, Any] = {
 
 def check_label_names(label_names: Sequence[str]) -> None:
     """Raise InputError where a label has the name of a column."""
-    columns = [*label_names, *map(present_column, label_names)]
-    if taken := sorted(set(columns) & {*COLUMNS, *MADE_WITH}):
-        raise InputError(f"a label is called {taken[0]!r}, as a column of the table of predictions is; rename it")
+    columns = [*COLUMNS, *MADE_WITH, *label_names, *map(present_column, label_names)]
+    if taken := [name for name, count in Counter(columns).items() if count > 1]:
+        raise InputError(f"a label is called {taken[0]!r}, as another column of the table of predictions is; rename it")
 
 
 def present_column(label: str) -> str:
@@ -59,13 +61,13 @@ def write_tables(folder: Path, classifier: Classifier, pages: Iterator[list[dict
     Raises:
         OSError: they cannot be written; those of an earlier run are left as they were.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tables_") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         place = Path(temporary)
         for number, rows in enumerate(pages):
             _page(classifier, rows).write_parquet(place / f"part_{number:06d}.parquet", compression="zstd")
         if not any(place.iterdir()):
             _page(classifier, []).write_parquet(place / "part_000000.parquet")
-        table = pl.scan_parquet(place / "part_*.parquet")
+        table = pl.scan_parquet(sorted(place.iterdir()), glob=False)
         for name, write in ((PARQUET, table.sink_parquet), (CSV, table.sink_csv)):
             write(place / name, maintain_order=True)
             write_atomically(folder / name, _blocks(place / name))

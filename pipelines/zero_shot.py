@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 import torch
-from local_mi.datalist import SPLITS, checked_items, preprocessing_of, read_datalist, stored_range
+from local_mi.datalist import SPLITS, checked_items, read_datalist
 from local_mi.errors import ConfigurationError
 from local_mi.tokens import TokenTable, tokenized_reports
 from local_mi.weights import read_encoder
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pipelines.bundle import ENCODER, pretrained_network, run_configuration
 from pipelines.notice import NOTICE
+from pipelines.prediction_store import check_prepared
 from pipelines.prompts import PROMPTS, read_prompts
 from preprocessing.errors import InputError, UnusableFile
 from preprocessing.files import write_atomically
@@ -32,7 +33,6 @@ from preprocessing.readers import read_square
 from preprocessing.sources import SourceImage, find_images
 
 BATCH = 32  # images
-FULL_SCALE = ((0, 255), (0, 65535))
 Result = TypeVar("Result")
 
 
@@ -219,14 +219,7 @@ def _images(
 
 
 def _of_store(model: JointModel, datalist: Path, split: str) -> tuple[dict[str, list[str]], list[SourceImage]]:
-    prepared = preprocessing_of(str(datalist)).get("preset")
-    if prepared != model.preset:
-        raise ConfigurationError(
-            f"the images of {datalist} are prepared with the preset {prepared}, and those of the run with "
-            f"{model.preset}; ingest with the preset of the run"
-        )
-    if tuple(stored_range(str(datalist))) not in FULL_SCALE:
-        raise ConfigurationError(f"{datalist}: its images do not use the full range of 8 or 16 bits; ingest them")
+    check_prepared(datalist, model.preset)
     items = checked_items(read_datalist(str(datalist)), str(datalist), split)
     taken = [item for item in items if model.views is None or item.get("view") in model.views]
     if not taken:

@@ -104,7 +104,7 @@ def convert(settings: ConversionSettings, source: SourceImage) -> Converted:
         facts = image_facts(dataset)
         known = _originals(row, facts)
         selected = check_selected(dataset, facts, settings.selection, is_listed=row is not None)
-        _check_size(facts, settings.preparation)
+        check_size(facts, settings.preparation)
         known, missing = _without_blanks(source, known)
         columns = _header_columns(facts, row, (*facts.flags, *selected, *missing))
         # All of them before the first is written: a frame that cannot be decoded loses the file.
@@ -294,7 +294,12 @@ def array_file(path: str) -> str:
     return PurePath(path).stem.partition("_")[0]
 
 
-def _check_size(facts: ImageFacts, preparation: Preparation) -> None:
+def check_size(facts: ImageFacts, preparation: Preparation) -> None:
+    """Refuse, before any is decoded, frames whose arrays would have no room together.
+
+    Raises:
+        UnusableFile: `too_large`.
+    """
     if facts.frames * preparation.size**2 * preparation.bit_depth // 8 > MAXIMUM_BYTES:
         raise UnusableFile("too_large", f"{facts.frames} frames are declared; arrays of this size have no room")
 

@@ -5,7 +5,7 @@
 `pace`: radiographs of full size, half of them uncompressed, half JPEG lossless; a resnet18 at 256 pixels. Reading alone
 is what the workers do, without a network; network alone, what the thread does with images that are there. What plain
 MONAI does is less: no VOI, no polarity, no aspect, no table that names the files left out. Medians over rounds that
-take turns; the first images of a round, while workers start, are left out.
+take turns, from when everything has started to before reading has nothing left to do.
 """
 
 import os
@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -35,13 +36,14 @@ from made_classifier import PREPARATION, write_classifier
 from made_dicom import as_bytes, made
 
 from pipelines.classifier import Classifier, load_classifier
-from pipelines.predict import PredictionOptions, predict
+from pipelines.predict import AHEAD, PredictionOptions, predict
 from pipelines.prediction_reading import ReadingSettings, read_file
 from preprocessing.pool import map_isolated
 from preprocessing.selection import SelectionPolicy
 from preprocessing.sources import find_images
 
-IMAGES, STARTED, ROUNDS, BATCH = 80, 16, 3, 16
+IMAGES, ROUNDS, BATCH = 160, 3, 16
+FIRST, LAST = 2 * BATCH, IMAGES - (AHEAD + 1) * BATCH
 MANY = 100_000
 LABELS = [f"label {number}" for number in range(14)]
 NETWORK = {"spatial_dims": 2, "n_input_channels": 1, "conv1_t_stride": 2, "bias_downsample": False, "num_classes": 14}
@@ -68,37 +70,41 @@ def pace(folder: Path) -> None:
     source = folder / "in"
     _write_radiographs(source)
     classifier = full_size(folder / "model")
-    for workers, threads in ((1, 1), (2, 2)):
-        torch.set_num_threads(threads)
-        ways: dict[str, Callable[[], Iterator[int]]] = {
-            "reading alone": partial(_reading, source, classifier, workers),
-            "network alone": partial(_network, classifier),
-            "predict": partial(_predict, source, folder / "out", classifier, workers),
-            "plain MONAI": partial(_plain_monai, source, classifier, workers),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                rates[name].append(_rate(way()))
-        found = {name: statistics.median(each) for name, each in rates.items()}
-        reading, network, whole, monai = found.values()
-        print(f"{workers} reading, {threads} thread{'s' if threads > 1 else ''} for the network, images a second:")
-        print("  " + ", ".join(f"{name} {rate:.1f}" for name, rate in found.items()))
-        slower, shared = min(reading, network), 1 / (1 / reading + 1 / network)
-        print(
-            f"  predict is {whole / slower:.2f} of the slower part, {whole / shared:.2f} of both in turn on all cores"
-        )
-        print(f"  predict is {whole / monai:.2f} times as fast as plain MONAI", flush=True)
+    for each in (1, 2):
+        _compare(source, folder / "out", classifier, each)
     print(f"peak memory {_peak(resource.RUSAGE_SELF)} MiB, of a worker {_peak(resource.RUSAGE_CHILDREN)} MiB")
 
 
+def _compare(source: Path, out: Path, classifier: Classifier, each: int) -> None:
+    """Print the rates with so many workers and so many threads for the network."""
+    torch.set_num_threads(each)
+    ways: dict[str, Callable[[], float]] = {
+        "reading alone": lambda: _rate(_reading(source, classifier, each)),
+        "network alone": lambda: _rate(_network(classifier)),
+        "predict": lambda: _predict(source, out, classifier, each),
+        "plain MONAI": lambda: _rate(_plain_monai(source, classifier, each)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            rates[name].append(way())
+    found = {name: statistics.median(measured) for name, measured in rates.items()}
+    reading, network, whole, monai = found.values()
+    print(f"workers that read: {each}, threads of the network: {each}; images a second:")
+    print("  " + ", ".join(f"{name} {rate:.1f}" for name, rate in found.items()))
+    slower, shared = min(reading, network), 1 / (1 / reading + 1 / network)
+    print(f"  predict is {whole / slower:.2f} of the slower part, {whole / shared:.2f} of both in turn on all cores")
+    print(f"  predict is {whole / monai:.2f} times as fast as plain MONAI", flush=True)
+
+
 def _rate(done: Iterator[int]) -> float:
-    """Images a second from when `STARTED` of them are done; `done` yields how many are."""
-    started = count = begun = 0
-    for count in done:
-        if count >= STARTED and not started:
-            started, begun = count, time.perf_counter_ns()
-    return (count - started) / (time.perf_counter_ns() - begun) * 1e9
+    """Images a second between `FIRST` and `LAST`; `done` yields how many there are."""
+    return _between({count: time.perf_counter_ns() for count in done})
+
+
+def _between(moments: dict[int, int]) -> float:
+    first, last = (next(count for count in moments if count >= edge) for edge in (FIRST, LAST))
+    return (last - first) / (moments[last] - moments[first]) * 1e9
 
 
 def _reading(source: Path, classifier: Classifier, workers: int) -> Iterator[int]:
@@ -115,20 +121,12 @@ def _network(classifier: Classifier) -> Iterator[int]:
         yield count
 
 
-def _predict(source: Path, out: Path, classifier: Classifier, workers: int) -> Iterator[int]:
-    moments: list[tuple[int, int]] = []
+def _predict(source: Path, out: Path, classifier: Classifier, workers: int) -> float:
+    moments: dict[int, int] = {}
     options = PredictionOptions(workers=workers, batch_size=BATCH)
-    predict(source, out, classifier, options, lambda done, _: moments.append((done, time.perf_counter_ns())))
+    predict(source, out, classifier, options, lambda done, _: moments.update({done: time.perf_counter_ns()}))
     shutil.rmtree(out)
-    yield from _at(moments)
-
-
-def _at(moments: list[tuple[int, int]]) -> Iterator[int]:
-    """Counts, at the pace at which they came."""
-    began, first = time.perf_counter_ns(), moments[0][1]
-    for count, moment in moments:
-        time.sleep(max(0, (moment - first) - (time.perf_counter_ns() - began)) / 1e9)
-        yield count
+    return _between(moments)
 
 
 def _plain_monai(source: Path, classifier: Classifier, workers: int) -> Iterator[int]:
@@ -197,6 +195,7 @@ def _peak(who: int) -> int:
 PARTS = {"pace": pace, "memory": memory}
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # MONAI's reader warns of every radiograph that has no place in space
     for name in sys.argv[1:] or PARTS:
         with tempfile.TemporaryDirectory() as temporary:
             PARTS[name](Path(temporary))

@@ -43,10 +43,10 @@ def random_network(seed: int = 0) -> torch.nn.Module:
     return network
 
 
-def write_classifier(folder: Path, network: torch.nn.Module | None = None, **described: Any) -> Path:
+def write_classifier(folder: Path, trained: torch.nn.Module | None = None, **described: Any) -> Path:
     """Write `config.json` and `model.safetensors`, with fields of the former set."""
     folder.mkdir(parents=True)
-    state = {key: value.contiguous() for key, value in (network or random_network()).state_dict().items()}
+    state = {key: value.contiguous() for key, value in (trained or random_network()).state_dict().items()}
     save_file(state, folder / "model.safetensors")
     description = {
         "kind": "classifier",

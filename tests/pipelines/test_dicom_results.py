@@ -260,8 +260,8 @@ PINNED = [
     ),
     (
         "2.25.99371274412204520496547018801188712039",
-        "2.25.59239879402713879799437336377675289156",
-        18526,
+        "2.25.205013642818503522082936771992289187908",
+        3701,
     ),
 ]
 """What has been sent to archives: other numbers would be other objects."""
@@ -296,6 +296,8 @@ def test_other_images_weights_and_findings_are_other_objects_in_the_series_of_st
     assert {str(dataset.StudyInstanceUID) for dataset in made} == {str(source.StudyInstanceUID), "1.2.4"}
     again = structured_report(source, FINDINGS, Model("renamed", "2", MODEL.sha256.upper(), "voi", False))
     assert again.SOPInstanceUID == made[0].SOPInstanceUID
+    elsewhere = secondary_capture(source, PICTURE[::-1], "Edema", MODEL)
+    assert elsewhere.SOPInstanceUID not in {dataset.SOPInstanceUID for dataset in made}
     lowered = structured_report(source, [replace(FINDINGS[0], threshold=0.2), *FINDINGS[1:]], MODEL)
     assert lowered.SOPInstanceUID != made[0].SOPInstanceUID  # an archive would keep what it has
 

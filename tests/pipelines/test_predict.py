@@ -15,19 +15,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from local_mi.errors import ConfigurationError
-from made_classifier import NAMES, NETWORK, PREPARATION, random_network, write_classifier
+from made_classifier import CALIBRATION, NAMES, NETWORK, PREPARATION, random_network, write_classifier
+from monai.networks import nets
 from pydicom import dcmread
 from warm_python import WarmPython
 
-from pipelines.classifier import Classifier, load_classifier
+from pipelines.classifier import Classifier, Prediction, load_classifier
 from pipelines.notice import NOTICE
 from pipelines.predict import PredictionOptions, predict
 from pipelines.prediction_ledger import Wanted
+from pipelines.prediction_maps import evidence_picture, labels_to_show
+from pipelines.prediction_reading import ReadingSettings, read_file
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
+from preprocessing.geometry import Geometry
 from preprocessing.ingest import ingest
 from preprocessing.phantoms import DIFFICULTIES, write_phantoms
+from preprocessing.preparation import PreparedImage
 from preprocessing.readers import read_square
+from preprocessing.sources import SourceImage
 
 ONE = PredictionOptions(workers=1, batch_size=4)
 
@@ -65,7 +71,7 @@ def some(phantoms: Path, tmp_path: Path) -> Path:
 
 
 def table(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(folder / "predictions.parquet")
+    return pl.read_parquet((folder / "predictions.parquet").read_bytes())
 
 
 def probabilities(folder: Path) -> np.ndarray:
@@ -329,6 +335,17 @@ def test_a_store_of_the_preset_gives_what_its_original_files_give(
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_a_store_whose_values_do_not_fill_their_bits_is_refused(
+    store: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    content = json.loads((store / "datalist.json").read_text())
+    content["preprocessing"]["range"] = [0, 4095]
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="full range"):
+        predict(tmp_path / "store", tmp_path / "out", classifier, ONE)
+
+
 def test_a_store_of_another_preset_is_refused(phantoms: Path, tmp_path: Path, classifier: Classifier) -> None:
     ingest(phantoms, tmp_path / "store", configuration=IngestConfiguration(size=96, preset="percentile"))
     with pytest.raises(InputError, match="preset percentile"):
@@ -373,6 +390,142 @@ def test_a_heat_map_is_the_class_activation_map_of_the_label(classifier: Classif
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
 
 
+def test_the_evidence_of_a_densenet_is_its_class_activation_map(tmp_path: Path) -> None:
+    arguments = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "init_features": 8, "growth_rate": 4}
+    arguments |= {"block_config": [2, 2]}
+    torch.manual_seed(0)
+    network = nets.DenseNet(**arguments).eval()
+    described = {"class": "DenseNet", "arguments": arguments, "file": None, "part": None}
+    classifier = load_classifier(write_classifier(tmp_path / "model", network, network=described))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    with torch.no_grad():
+        features = network.features(torch.from_numpy(image.astype(np.float32) / 255)[None, None]).relu()[0]
+        head = network.class_layers.out.weight[1].detach()
+    wanted = torch.einsum("c,chw->hw", head, features).relu() / features[0].numel()
+    np.testing.assert_allclose(classifier.evidence(image, 1), wanted.numpy(), atol=1e-6)
+
+
+def test_the_picture_of_a_map_has_the_radiograph_its_hottest_place_and_words_below() -> None:
+    square = np.zeros((96, 96), np.uint8)
+    square[:, 24:72] = 128  # a tall picture in its square
+    geometry = Geometry(
+        rows=200, columns=100, size=96, scale_rows=0.48, scale_columns=0.48, offset_rows=0, offset_columns=24
+    )
+    prepared = PreparedImage(square, geometry, "", "", (), 0.5, 0.1, 0.0)
+    scores = np.zeros((3, 4), np.float32)
+    scores[0, 1] = 1  # upper left of what is the picture
+    drawn = evidence_picture(prepared, scores, "Edema: 0.80 (present)")
+    assert drawn.shape[1] == 384
+    picture, words = drawn[:768].astype(int), drawn[768:]
+    colour = picture[..., 0] - picture[..., 2]  # grey has none
+    row, column = np.unravel_index(colour.argmax(), colour.shape)
+    assert row < 256
+    assert column < 192
+    assert colour[600:].max() == 0
+    assert abs(picture[700, 200, 0] - 0.9 * 128) <= 1
+    assert words.max() == 255
+    assert len(np.unique(words[4:24].max(axis=(0, 2)))) > 1
+    assert words[26:].max() == 255, "the notice is the second line"
+
+
+def test_findings_alone_are_drawn_and_no_finding_is_none(tmp_path: Path) -> None:
+    folder = write_classifier(tmp_path / "model", label_names=["Edema", "No Finding", "Pleural Effusion"])
+    prediction = Prediction(np.array([0.9, 0.9, 0.2]), (None, True, True))
+    assert labels_to_show(load_classifier(folder), prediction) == [0, 2]
+
+
+def test_results_of_a_file_that_changed_take_the_place_of_the_earlier_ones(
+    some: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    out, options = tmp_path / "out", PredictionOptions(wanted=Wanted(maps=True, dicom=True), workers=1)
+    for path in list(some.iterdir())[1:]:
+        path.unlink()
+    predict(some, out, classifier, options)
+    (name,) = table(out)["results"]
+    for stale in (out / "maps" / name, out / "dicom"):
+        stale.mkdir(parents=True, exist_ok=True)
+    (out / "maps" / name / "1_09_gone.png").write_bytes(b"")
+    (out / "dicom" / f"{name}_09_gone.dcm").write_bytes(b"")
+    (path,) = some.iterdir()
+    dataset = dcmread(path)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.save_as(path)
+    predict(some, out, classifier, options)
+    (new,) = table(out)["results"]
+    assert new != name
+    assert not list(out.rglob(f"{name}*"))
+    assert (out / "dicom" / f"{new}_sr.dcm").exists()
+
+
+def test_a_classifier_that_was_calibrated_anew_is_another_model(
+    some: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    predict(some, tmp_path / "out", classifier, ONE)
+    calibrated = load_classifier(write_classifier(tmp_path / "model", calibration={"temperature": {}, "threshold": {}}))
+    assert calibrated.sha256 == classifier.sha256
+    with pytest.raises(InputError, match="another model"):
+        predict(some, tmp_path / "out", calibrated, ONE)
+
+
+def test_a_source_is_no_folder_for_its_predictions(some: Path, classifier: Classifier) -> None:
+    with pytest.raises(InputError, match="is the source itself"):
+        predict(some, some, classifier, ONE)
+
+
+def test_headers_of_every_kind_come_back_in_dicom_results(
+    some: Path, shared_data: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    """Among them one with a VOI LUT and one with other names of the patient."""
+    for path in sorted((shared_data / "dicom_real").glob("*")):
+        shutil.copy(path, some / path.name)
+    options = PredictionOptions(wanted=Wanted(dicom=True), workers=1)
+    summary = predict(some, tmp_path / "out", classifier, options)
+    found = table(tmp_path / "out").filter(pl.col("reason") == "")
+    assert summary.counts[""] > 6
+    written = (found["results_detail"] == "").sum()
+    assert written == len(list((tmp_path / "out" / "dicom").glob("*_sr.dcm")))
+    assert written > 6
+
+
+def test_images_that_claim_one_uid_have_results_of_their_own(
+    some: Path, phantoms: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    for path in some.iterdir():
+        dataset = dcmread(path)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        dataset.save_as(path)
+    predict(some, tmp_path / "out", classifier, PredictionOptions(wanted=Wanted(dicom=True), workers=1))
+    assert table(tmp_path / "out")["results"].n_unique() == 6
+
+
+def test_frames_that_would_fill_the_memory_are_refused_as_by_ingest(
+    some: Path, tmp_path: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocessing.conversion.MAXIMUM_BYTES", 96 * 96 - 1)
+    settings = ReadingSettings(classifier.preparation, ONE.selection, None)
+    read = read_file(settings, SourceImage(str(some / "0.dcm"), "0.dcm"))
+    assert (read.reason, read.frames) == ("too_large", ())
+
+
+def test_a_folder_with_brackets_in_its_name_is_written_to(some: Path, tmp_path: Path, classifier: Classifier) -> None:
+    predict(some, tmp_path / "out[1]", classifier, ONE)
+    assert len(table(tmp_path / "out[1]")) == 6
+    assert (tmp_path / "out[1]").stat().st_mode & 0o077 == 0
+
+
+def test_a_malformed_element_costs_no_prediction_with_dicom_results(
+    some: Path, tmp_path: Path, classifier: Classifier
+) -> None:
+    content = (some / "0.dcm").read_bytes()
+    tag = b"\x20\x00\x13\x00IS"  # InstanceNumber
+    place = content.index(tag)
+    length = int.from_bytes(content[place + 6 : place + 8], "little")
+    (some / "0.dcm").write_bytes(content[: place + 8] + b"1a"[:length].ljust(length) + content[place + 8 + length :])
+    predict(some, tmp_path / "out", classifier, PredictionOptions(wanted=Wanted(dicom=True), workers=1))
+    assert table(tmp_path / "out")["reason"].to_list() == [""] * 6
+    assert table(tmp_path / "out")["results_detail"].to_list() == [""] * 6
+
+
 def test_names_of_results_do_not_hold_identifiers(some: Path, tmp_path: Path, classifier: Classifier) -> None:
     secret = some / "ZWIEBELKRAUT^OTTILIE.dcm"
     (some / "0.dcm").rename(secret)
@@ -401,13 +554,15 @@ def test_dicom_results_are_added_to_predictions_that_are_there(
     assert "no DICOM" in found.filter(pl.col("file") == "a.png")["results_detail"].item()
 
 
-def test_a_network_that_gives_no_number_is_said_to(some: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(maps=True, dicom=True)])
+def test_a_network_that_gives_no_number_is_said_to(some: Path, tmp_path: Path, wanted: Wanted) -> None:
     network = random_network()
     with torch.no_grad():
         network.fc.bias[1] = torch.nan
     classifier = load_classifier(write_classifier(tmp_path / "model", network))
-    summary = predict(some, tmp_path / "out", classifier, ONE)
+    summary = predict(some, tmp_path / "out", classifier, PredictionOptions(wanted=wanted, workers=1))
     assert summary.counts == {"not_finite": 6}
+    assert not (tmp_path / "out" / "dicom").exists()
     assert table(tmp_path / "out")["Edema"].to_list() == [None] * 6
 
 
@@ -415,6 +570,14 @@ def test_a_label_called_as_a_column_is_refused(some: Path, tmp_path: Path) -> No
     folder = write_classifier(tmp_path / "model", label_names=["Edema", "file", "Pleural Effusion"])
     with pytest.raises(InputError, match="'file'"):
         predict(some, tmp_path / "out", load_classifier(folder), ONE)
+
+
+CHANGED = {
+    "views": {"views": "PA"},
+    "labels": {"label_names": NAMES[:2]},
+    "twice": {"label_names": [*NAMES[:2], NAMES[0]]},
+    "side": {"image_size": 0},
+}
 
 
 def spoiled(tmp_path: Path, name: str) -> Path:
@@ -439,8 +602,15 @@ def spoiled(tmp_path: Path, name: str) -> Path:
         described["kind"] = "encoder"
     elif name == "preparation":
         del described["preprocessing"]["size"]
-    elif name == "preset":
-        described["preprocessing"]["preset"] = "mri"
+    elif name == "fetching":
+        described["network"]["arguments"] = NETWORK | {"pretrained": True}
+    elif name == "arguments":
+        described["network"]["arguments"] = NETWORK | {"widen_factor": -1}
+    elif name in ("preset", "bits"):
+        described["preprocessing"] |= {"preset": "mri"} if name == "preset" else {"bit_depth": "16"}
+    elif name in ("temperature", "threshold"):
+        described["calibration"] = CALIBRATION | {name: {"Edema": -1.0 if name == "temperature" else 2.0}}
+    described |= CHANGED.get(name, {})
     if name == "json":
         config.write_text("{")
     else:
@@ -457,11 +627,20 @@ def spoiled(tmp_path: Path, name: str) -> Path:
         ("other weights", "not of one export"),
         ("gone", "cannot be read"),
         ("other network", "does not fit the network"),
-        ("class", "not what export writes"),
-        ("encoder", "holds an encoder"),
-        ("preparation", r"does not say how .* \(size is missing\)"),
-        ("preset", "prepared in a way that is not known"),
-        ("json", "not what export writes"),
+        ("class", "network Popen cannot be made"),
+        ("fetching", "network resnet18 cannot be made"),
+        ("arguments", "network resnet18 cannot be made"),
+        ("encoder", r"config.json: kind: .*'classifier'"),
+        ("preparation", r"preprocessing.size: Field required; ingest, train and export again"),
+        ("preset", r"preprocessing.preset: "),
+        ("bits", r"preprocessing.bit_depth: "),
+        ("temperature", r"calibration.temperature.Edema: .*greater than 0"),
+        ("threshold", r"calibration.threshold.Edema: .*less than or equal to 1"),
+        ("views", r"views: .*list"),
+        ("labels", r"does not give 2 outputs"),
+        ("twice", r"a name twice"),
+        ("side", r"image_size: .*greater than or equal to 32"),
+        ("json", "holds no exported classifier"),
     ],
 )
 def test_weights_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, said: str) -> None:

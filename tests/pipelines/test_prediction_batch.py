@@ -112,6 +112,17 @@ def test_a_round_goes_on_where_an_archive_is_down_and_the_next_one_makes_it_good
     assert made_good.sent == len(list((out / "dicom").glob("*.dcm")))
 
 
+def test_a_watch_outlives_an_archive_that_is_down_before_anything_was_fetched(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    down = Archives(fetch_from=f"127.0.0.1:{free_port()}:NOBODY")
+    rounds = predict_in_rounds(tmp_path / "fetched", tmp_path / "out", classifier, OPTIONS, down, 0.01, quietly)
+    for done in (next(rounds), next(rounds)):
+        assert done.summary is None
+        assert len(done.not_fetched) == 1
+    rounds.close()
+
+
 def test_one_round_without_its_archive_is_an_error(tmp_path: Path, classifier: Classifier) -> None:
     archives = Archives(fetch_from=f"127.0.0.1:{free_port()}:NOBODY", day="20260101")
     with pytest.raises(InputError, match="NOBODY"):
