@@ -39,6 +39,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_objective.py
 	$(BIN)/python tests/benchmarks/bench_training_step.py
 	$(BIN)/python tests/benchmarks/bench_evaluation.py
+	$(BIN)/python tests/benchmarks/bench_predict.py
 	$(PYTHON) -m venv $(VENV)-medspacy
 	$(VENV)-medspacy/bin/python -m pip install --quiet medspacy==1.3.1  # needs a NumPy of its own
 	$(BIN)/python tests/benchmarks/bench_reports.py --others $(VENV)-medspacy/bin/python
