@@ -33,7 +33,7 @@ from pipelines.notice import NOTICE
 from pipelines.prediction_ledger import Wanted, open_prediction_ledger
 from pipelines.prediction_maps import Evidence, labels_to_show
 from pipelines.prediction_reading import ReadFile, ReadingSettings, read_file
-from pipelines.prediction_results import DICOM, PredictedFrame, results_writer
+from pipelines.prediction_results import PredictedFrame, results_writer
 from pipelines.prediction_store import check_prepared
 from pipelines.prediction_tables import CSV, PARQUET, UNFINISHED, check_label_names, write_tables
 from preprocessing.errors import InputError
@@ -136,7 +136,7 @@ def predict(
         locked(folder, "folder of predictions"),
         open_prediction_ledger(folder, _stamp(source, classifier, options), program) as ledger,
     ):
-        sweep_temporaries((folder, folder / DICOM))
+        sweep_temporaries((folder,))
         for leftover in folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         is_outstanding = partial(ledger.is_outstanding, wanted=options.wanted)

@@ -171,15 +171,17 @@ def _send(folder: Path, archives: Archives, step: Step) -> tuple[int, dict[str, 
     peer = parse_peer(archives.send_to)
     outcomes: Counter[str] = Counter()
     with locked(folder, "folder of predictions"), open_prediction_ledger(folder, {}, "") as ledger:
-        files = sorted((folder / DICOM).glob("*.dcm"))
+        files = sorted((folder / DICOM).glob("*/*.dcm"))
         versions = {path: _version(path) for path in files}
-        unsent = [path for path in files if not ledger.is_sent(path.name, versions[path], str(peer))]
+        unsent = [
+            path for path in files if not ledger.is_sent(path.relative_to(folder).as_posix(), versions[path], str(peer))
+        ]
         with step("sending") as on_progress:
             sending = send_files(unsent, peer, archives.calling_aet)
             for done, (path, reason) in enumerate(sending if unsent else (), 1):
                 outcomes[reason] += 1
                 if not reason:
-                    ledger.record_sent(path.name, versions[path], str(peer))
+                    ledger.record_sent(path.relative_to(folder).as_posix(), versions[path], str(peer))
                 on_progress(done, len(unsent))
     return outcomes.pop("", 0), dict(outcomes)
 

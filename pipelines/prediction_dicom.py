@@ -18,10 +18,11 @@ from preprocessing.errors import UnusableFile
 from preprocessing.files import write_atomically
 from preprocessing.sources import SourceImage, source_bytes
 
+REPORT = "report.dcm"
+
 
 def write_dicom_results(
     folder: Path,
-    name: str,
     classifier: Classifier,
     model: Model,
     image: SourceImage,
@@ -42,12 +43,12 @@ def write_dicom_results(
     source = parse_dicom(source_bytes(image))  # again, since headers do not travel well between processes
     if image_facts(source).sop_instance_uid != read.sop_uid:
         raise UnusableFile("read_error", "the file has changed since it was predicted")
-    objects = {f"{name}_sr.dcm": structured_report(source, findings(classifier, prediction), model)}
+    objects = {REPORT: structured_report(source, findings(classifier, prediction), model)}
     for one in evidence:
         picture = evidence_picture(read.frames[0], one.scores, caption(classifier, prediction, one.label))
         finding = classifier.label_names[one.label]
         capture = secondary_capture(source, picture, finding, model)
-        objects[f"{name}_{finding_name(classifier, one.label)}.dcm"] = capture
+        objects[f"{finding_name(classifier, one.label)}.dcm"] = capture
     folder.mkdir(parents=True, exist_ok=True)
     for file, dataset in objects.items():
         write_atomically(folder / file, _content(dataset))

@@ -12,7 +12,8 @@ from pipelines.classifier import Classifier, Prediction
 from pipelines.prediction_ledger import Wanted
 from pipelines.prediction_maps import Evidence, result_name, write_maps
 from pipelines.prediction_reading import ReadFile
-from preprocessing.errors import InputError, UnusableFile
+from preprocessing.conversion import why_left_out
+from preprocessing.errors import InputError
 from preprocessing.sources import SourceImage
 
 MAPS, DICOM = "maps", "dicom"
@@ -43,7 +44,7 @@ def results_writer(
     Raises:
         InputError: a package is missing that DICOM results need.
     """
-    write_dicom = _dicom_writer(folder / DICOM, classifier, program) if wanted.dicom else None
+    write_dicom = _dicom_writer(classifier, program) if wanted.dicom else None
 
     def write(
         image: SourceImage, read: ReadFile, frames: list[PredictedFrame], earlier: Iterable[str]
@@ -56,7 +57,7 @@ def results_writer(
             return [_row(image, read, number) | NOT_FINITE for number in range(1, len(frames) + 1)]
         name = result_name(read, image.origin) if wanted.maps or wanted.dicom else ""
         _remove_results(folder, name)
-        detail = write_dicom(name, image, read, frames[0]) if write_dicom else ""
+        detail = write_dicom(folder / DICOM / name, image, read, frames[0]) if write_dicom else ""
         rows = []
         for number, frame in enumerate(frames, 1):
             if wanted.maps:
@@ -68,10 +69,8 @@ def results_writer(
     return write
 
 
-def _dicom_writer(
-    folder: Path, classifier: Classifier, program: str
-) -> Callable[[str, SourceImage, ReadFile, PredictedFrame], str]:
-    """What writes the DICOM results of a file, and returns why there are none."""
+def _dicom_writer(classifier: Classifier, program: str) -> Callable[[Path, SourceImage, ReadFile, PredictedFrame], str]:
+    """What writes the DICOM results of a file into a folder, and returns why there are none."""
     try:
         from pipelines.dicom_results import Model
         from pipelines.prediction_dicom import write_dicom_results
@@ -80,11 +79,13 @@ def _dicom_writer(
     preset, is_calibrated = classifier.preparation.preset, classifier.temperatures is not None
     model = Model("cxr-local-mi", program, classifier.sha256, preset, is_calibrated)
 
-    def write(name: str, image: SourceImage, read: ReadFile, frame: PredictedFrame) -> str:
+    def write(folder: Path, image: SourceImage, read: ReadFile, frame: PredictedFrame) -> str:
         try:
-            write_dicom_results(folder, name, classifier, model, image, read, frame.prediction, frame.evidence)
-        except UnusableFile as error:
-            return f"no DICOM results: {error.detail}"
+            write_dicom_results(folder, classifier, model, image, read, frame.prediction, frame.evidence)
+        except OSError:  # a full disk, which is no fault of the file
+            raise
+        except Exception as error:  # of the oddest headers, highdicom raises whatever it stumbles over
+            return f"no DICOM results: {why_left_out(error)[1]}"
         return ""
 
     return write
@@ -109,6 +110,5 @@ def _row(image: SourceImage, read: ReadFile, frame: int, name: str = "", detail:
 def _remove_results(folder: Path, name: str) -> None:
     """Those of an image as it was, perhaps with other findings."""
     if name:
-        shutil.rmtree(folder / MAPS / name, ignore_errors=True)
-        for file in (folder / DICOM).glob(f"{name}_*.dcm"):
-            file.unlink()
+        for kind in (MAPS, DICOM):
+            shutil.rmtree(folder / kind / name, ignore_errors=True)

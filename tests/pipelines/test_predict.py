@@ -442,10 +442,9 @@ def test_results_of_a_file_that_changed_take_the_place_of_the_earlier_ones(
         path.unlink()
     predict(some, out, classifier, options)
     (name,) = table(out)["results"]
-    for stale in (out / "maps" / name, out / "dicom"):
-        stale.mkdir(parents=True, exist_ok=True)
-    (out / "maps" / name / "1_09_gone.png").write_bytes(b"")
-    (out / "dicom" / f"{name}_09_gone.dcm").write_bytes(b"")
+    for stale in (out / "maps" / name / "1_09_gone.png", out / "dicom" / name / "09_gone.dcm"):
+        stale.parent.mkdir(parents=True, exist_ok=True)
+        stale.write_bytes(b"")
     (path,) = some.iterdir()
     dataset = dcmread(path)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
@@ -454,7 +453,7 @@ def test_results_of_a_file_that_changed_take_the_place_of_the_earlier_ones(
     (new,) = table(out)["results"]
     assert new != name
     assert not list(out.rglob(f"{name}*"))
-    assert (out / "dicom" / f"{new}_sr.dcm").exists()
+    assert (out / "dicom" / new / "report.dcm").exists()
 
 
 def test_a_classifier_that_was_calibrated_anew_is_another_model(
@@ -483,7 +482,7 @@ def test_headers_of_every_kind_come_back_in_dicom_results(
     found = table(tmp_path / "out").filter(pl.col("reason") == "")
     assert summary.counts[""] > 6
     written = (found["results_detail"] == "").sum()
-    assert written == len(list((tmp_path / "out" / "dicom").glob("*_sr.dcm")))
+    assert written == len(list((tmp_path / "out" / "dicom").glob("*/report.dcm")))
     assert written > 6
 
 
@@ -546,7 +545,7 @@ def test_dicom_results_are_added_to_predictions_that_are_there(
     assert predict(some, tmp_path / "out", classifier, options).done == 0
     found = table(tmp_path / "out")
     for row in found.filter(pl.col("file") != "a.png").iter_rows(named=True):
-        report = dcmread(tmp_path / "out" / "dicom" / f"{row['results']}_sr.dcm")
+        report = dcmread(tmp_path / "out" / "dicom" / row["results"] / "report.dcm")
         assert report.Modality == "SR"
         assert report.StudyInstanceUID == row["study_instance_uid"]
         evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]

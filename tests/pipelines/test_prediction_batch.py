@@ -76,7 +76,7 @@ def test_a_days_radiographs_are_fetched_and_the_results_are_filed_in_their_studi
         for found in orthanc.ask("/tools/find", {"Level": "Instance", "Query": {"Modality": "SR"}})
     ]
     assert sorted(report["StudyInstanceUID"] for report in reports) == sorted(predicted["study_instance_uid"])
-    results = list((out / "dicom").glob("*.dcm"))
+    results = list((out / "dicom").glob("*/*.dcm"))
     assert done.sent == len(results)
     assert len(orthanc.instances()) == len(phantoms) + len(results)
     again = once(source, out, classifier, archives)
@@ -109,7 +109,7 @@ def test_a_round_goes_on_where_an_archive_is_down_and_the_next_one_makes_it_good
     assert third.summary.done == 0
     rounds.close()
     made_good = once(source, out, classifier, Archives(send_to=orthanc.address))
-    assert made_good.sent == len(list((out / "dicom").glob("*.dcm")))
+    assert made_good.sent == len(list((out / "dicom").glob("*/*.dcm")))
 
 
 def test_a_watch_outlives_an_archive_that_is_down_before_anything_was_fetched(
