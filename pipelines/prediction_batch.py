@@ -102,10 +102,19 @@ def predict_in_rounds(
         InputError, OSError: see `predict`, `archive.fetch_day` and `archive.send_files`. Where rounds are repeated, an
             archive that is not there ends no more than the round.
     """
+    if every is None and archives.send_to:
+        _ask_whether_there(archives)
     for _ in itertools.count() if every is not None else [None]:
         began = time.monotonic()
         yield _round(source, folder, classifier, options, archives, every is not None, step)
         time.sleep(max(0.0, began + (every or 0) - time.monotonic()))
+
+
+def _ask_whether_there(archives: Archives) -> None:
+    """Before hours of work whose results nobody would take."""
+    from pipelines.archive import echo, parse_peer
+
+    echo(parse_peer(archives.send_to), archives.calling_aet)
 
 
 def _round(

@@ -129,6 +129,15 @@ def test_one_round_without_its_archive_is_an_error(tmp_path: Path, classifier: C
         once(tmp_path / "in", tmp_path / "out", classifier, archives)
 
 
+def test_one_round_whose_results_nobody_takes_is_refused_before_its_work(
+    phantoms: list[Path], tmp_path: Path, classifier: Classifier
+) -> None:
+    down = Archives(send_to=f"127.0.0.1:{free_port()}:NOBODY")
+    with pytest.raises(InputError, match="NOBODY"):
+        once(phantoms[0].parent, tmp_path / "out", classifier, down)
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_that_changed_are_sent_again(
     orthanc: Orthanc, phantoms: list[Path], tmp_path: Path, classifier: Classifier
 ) -> None:
