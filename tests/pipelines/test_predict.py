@@ -21,6 +21,8 @@ from pydicom import dcmread
 from warm_python import WarmPython
 
 from pipelines.classifier import Classifier, Prediction, load_classifier
+from pipelines.demo import DemoResult
+from pipelines.export import export_run
 from pipelines.notice import NOTICE
 from pipelines.predict import PredictionOptions, predict
 from pipelines.prediction_ledger import Wanted
@@ -333,6 +335,35 @@ def test_a_store_of_the_preset_gives_what_its_original_files_give(
     found, wanted = (np.sort(probabilities(tmp_path / name)[:, 0]) for name in ("of_store", "of_files"))
     assert len(found) >= len(frontal(phantoms))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_numbers_and_decisions_are_those_of_the_bundles_own_inference(demo: DemoResult, tmp_path: Path) -> None:
+    """From training to table: MONAI's workflow wrote the one, in `evaluate`, and `export` and `predict` the other."""
+    run = demo.folder / "classifier_local"
+    export_run(run, tmp_path / "export", ["safetensors"])
+    predict(demo.folder / "store", tmp_path / "out", load_classifier(tmp_path / "export"), ONE)
+    found = table(tmp_path / "out").with_columns(image=pl.col("file").str.split("/").list.last())
+    wanted = pl.read_csv(run / "predictions_test.csv").join(found, on="image", suffix=" found")
+    assert len(wanted) == len(pl.read_csv(run / "predictions_test.csv")) > 5
+    chosen = {
+        (m["label"], m["metric"]): m["value"]
+        for m in json.loads((run / "metrics.json").read_text())["metrics"]
+        if m["blanks"] == "masked"
+    }
+    compared = 0
+    for label in json.loads((tmp_path / "export" / "classifier" / "config.json").read_text())["label_names"]:
+        raw = wanted[label].to_numpy()
+        logits = np.log(raw / (1 - raw)) / (chosen.get((label, "temperature")) or 1.0)
+        np.testing.assert_allclose(wanted[f"{label} found"].to_numpy(), 1 / (1 + np.exp(-logits)), atol=1e-5)
+        threshold = chosen.get((label, "threshold"))
+        clear = np.abs(raw - (threshold or 0)) > 1e-6
+        decisions = wanted[f"{label} present"].to_list()
+        if threshold is None:
+            assert set(decisions) == {None}
+        else:
+            assert np.array(decisions)[clear].tolist() == (raw >= threshold)[clear].tolist()
+            compared += 1
+    assert compared
 
 
 def test_a_store_whose_values_do_not_fill_their_bits_is_refused(
