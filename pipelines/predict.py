@@ -28,10 +28,10 @@ from local_mi.datalist import SPLITS, checked_items, read_datalist
 from local_mi.files import write_json
 from local_mi.start import versions
 
-from pipelines.classifier import Classifier, Prediction
+from pipelines.classifier import Classifier
 from pipelines.notice import NOTICE
 from pipelines.prediction_ledger import Wanted, open_prediction_ledger
-from pipelines.prediction_maps import Evidence, labels_to_show
+from pipelines.prediction_maps import evidence_of
 from pipelines.prediction_reading import ReadFile, ReadingSettings, read_file
 from pipelines.prediction_results import PredictedFrame, results_writer
 from pipelines.prediction_store import check_prepared
@@ -216,8 +216,9 @@ def _predict_batch(
     classifier: Classifier, options: PredictionOptions, batch: list[ReadFile]
 ) -> list[list[PredictedFrame]]:
     """Predictions of each file's frames, `batch_size` frames at a time."""
-    prepared = [frame.array for read in batch for frame in read.frames]
-    chunks = (prepared[start : start + options.batch_size] for start in range(0, len(prepared), options.batch_size))
+    prepared = [frame for read in batch for frame in read.frames]
+    arrays = [frame.array for frame in prepared]
+    chunks = (arrays[start : start + options.batch_size] for start in range(0, len(prepared), options.batch_size))
     try:
         predictions = [prediction for chunk in chunks for prediction in classifier.predict(np.stack(chunk))]
     except torch.OutOfMemoryError as error:
@@ -227,15 +228,11 @@ def _predict_batch(
     explain = options.wanted.maps or options.wanted.dicom
     frames = iter(
         [
-            PredictedFrame(one, _evidence(classifier, array, one) if explain else ())
-            for array, one in zip(prepared, predictions, strict=True)
+            PredictedFrame(one, evidence_of(classifier, frame, one) if explain else ())
+            for frame, one in zip(prepared, predictions, strict=True)
         ]
     )
     return [list(islice(frames, len(read.frames))) for read in batch]
-
-
-def _evidence(classifier: Classifier, array: Any, prediction: Prediction) -> tuple[Evidence, ...]:
-    return tuple(Evidence(label, classifier.evidence(array, label)) for label in labels_to_show(classifier, prediction))
 
 
 def _record(

@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from pipelines.classifier import Classifier, Prediction
 from pipelines.dicom_results import Finding, Model, secondary_capture, structured_report
-from pipelines.prediction_maps import Evidence, caption, evidence_picture, finding_name
+from pipelines.prediction_maps import Evidence, finding_name
 from pipelines.prediction_reading import ReadFile
 from preprocessing.dicom import image_facts, parse_dicom
 from preprocessing.errors import UnusableFile
@@ -45,9 +45,8 @@ def write_dicom_results(
         raise UnusableFile("read_error", "the file has changed since it was predicted")
     objects = {REPORT: structured_report(source, findings(classifier, prediction), model)}
     for one in evidence:
-        picture = evidence_picture(read.frames[0], one.scores, caption(classifier, prediction, one.label))
         finding = classifier.label_names[one.label]
-        capture = secondary_capture(source, picture, finding, model)
+        capture = secondary_capture(source, one.picture, finding, model)
         objects[f"{finding_name(classifier, one.label)}.dcm"] = capture
     folder.mkdir(parents=True, exist_ok=True)
     for file, dataset in objects.items():

@@ -23,6 +23,7 @@ from preprocessing.geometry import Geometry
 from preprocessing.preparation import PreparedImage
 from preprocessing.readers import plane_affine
 
+NOTHING = ": no place in the image raised it"
 LIKELY = 0.5
 """Probability from which a finding without a threshold is drawn."""
 
@@ -40,10 +41,23 @@ class Evidence:
     Args:
         label: index of the label.
         scores: (h, w) over the square that the network saw (`Classifier.evidence`).
+        picture: of `evidence_picture`.
     """
 
     label: int
     scores: NDArray[np.float32]
+    picture: NDArray[np.uint8]
+
+
+def evidence_of(classifier: Classifier, prepared: PreparedImage, prediction: Prediction) -> tuple[Evidence, ...]:
+    """Where the findings of a prediction come from, drawn."""
+    found = []
+    for label in labels_to_show(classifier, prediction):
+        scores = classifier.evidence(prepared.array, label)
+        words = caption(classifier, prediction, label) + ("" if scores.any() else NOTHING)
+        picture = evidence_picture(prepared, scores, words)
+        found.append(Evidence(label, scores, picture))
+    return tuple(found)
 
 
 def labels_to_show(classifier: Classifier, prediction: Prediction) -> list[int]:
@@ -71,7 +85,6 @@ def write_maps(
     classifier: Classifier,
     read: ReadFile,
     frame: int,
-    prediction: Prediction,
     evidence: Sequence[Evidence],
 ) -> None:
     """Write a PNG and a NIfTI of each finding of one frame (counted from 1).
@@ -83,8 +96,7 @@ def write_maps(
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{frame}_{finding_name(classifier, one.label)}"
         prepared = read.frames[frame - 1]
-        picture = evidence_picture(prepared, one.scores, caption(classifier, prediction, one.label))
-        png = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
+        png = cv2.imencode(".png", np.ascontiguousarray(one.picture[..., ::-1]))[1].tobytes()
         write_atomically(folder / f"{name}.png", png)
         radiograph = Radiograph(cut_out(prepared), _values(prepared), prepared.geometry, plane_affine(*read.spacing))
         write_atomically(folder / f"{name}.nii.gz", nifti(Grounding(radiograph, one.scores), NOTICE))

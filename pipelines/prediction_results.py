@@ -61,7 +61,7 @@ def results_writer(
         rows = []
         for number, frame in enumerate(frames, 1):
             if wanted.maps:
-                write_maps(folder / MAPS / name, classifier, read, number, frame.prediction, frame.evidence)
+                write_maps(folder / MAPS / name, classifier, read, number, frame.evidence)
             values = {"probabilities": frame.prediction.probabilities.tolist(), "present": frame.prediction.is_present}
             rows.append(_row(image, read, number, name, detail) | values)
         return rows

@@ -26,7 +26,7 @@ from pipelines.export import export_run
 from pipelines.notice import NOTICE
 from pipelines.predict import PredictionOptions, predict
 from pipelines.prediction_ledger import Wanted
-from pipelines.prediction_maps import evidence_picture, labels_to_show
+from pipelines.prediction_maps import NOTHING, caption, evidence_of, evidence_picture, labels_to_show
 from pipelines.prediction_reading import ReadingSettings, read_file
 from preprocessing.configuration import IngestConfiguration
 from preprocessing.errors import InputError
@@ -457,6 +457,22 @@ def test_the_picture_of_a_map_has_the_radiograph_its_hottest_place_and_words_bel
     assert words.max() == 255
     assert len(np.unique(words[4:24].max(axis=(0, 2)))) > 1
     assert words[26:].max() == 255, "the notice is the second line"
+
+
+def test_a_finding_that_no_place_speaks_for_is_said_to_be_one(tmp_path: Path) -> None:
+    network = random_network()
+    with torch.no_grad():
+        network.fc.weight.zero_()
+        network.fc.bias.fill_(1)
+    classifier = load_classifier(write_classifier(tmp_path / "model", network))
+    array = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    prepared = PreparedImage(array, Geometry(96, 96, 96, 1, 1, 0, 0), "", "", (), 0.5, 0.1, 0.0)
+    (prediction,) = classifier.predict(array[None])
+    words = caption(classifier, prediction, 0)
+    drawn = evidence_of(classifier, prepared, prediction)[0].picture
+    said, unsaid = (evidence_picture(prepared, np.zeros((3, 3), np.float32), text) for text in (words + NOTHING, words))
+    np.testing.assert_array_equal(drawn, said)
+    assert not np.array_equal(said, unsaid)
 
 
 def test_findings_alone_are_drawn_and_no_finding_is_none(tmp_path: Path) -> None:
