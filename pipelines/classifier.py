@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from pipelines.classifier_description import CONFIGURATION, ClassifierDescription, network_of, read_description
+from pipelines.classifier_description import ClassifierDescription, network_of, read_description
+from pipelines.export_description import CONFIG, WEIGHTS
 from preprocessing.preparation import Preparation
 
-WEIGHTS = "model.safetensors"
 CLASSIFIER_FOLDER = "classifier"  # of an export, where that holds the encoder too
 
 
@@ -139,7 +139,7 @@ def load_classifier(folder: Path, device: torch.device | None = None) -> Classif
         ConfigurationError: no export of a classifier, damaged, of something else than it says, or of images whose
             preparation it does not say.
     """
-    if (folder / CLASSIFIER_FOLDER / CONFIGURATION).is_file():
+    if (folder / CLASSIFIER_FOLDER / CONFIG).is_file():
         folder = folder / CLASSIFIER_FOLDER
     described = read_description(folder)
     network = network_of(described.network, folder)
@@ -190,10 +190,10 @@ def _load_weights(network: nn.Module, path: Path, sha256: str) -> None:
     except SafetensorError as error:
         raise ConfigurationError(f"{path} is no whole safetensors file; export the run again") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ConfigurationError(f"{path} and {CONFIGURATION} are not of one export; export the run again")
+        raise ConfigurationError(f"{path} and {CONFIG} are not of one export; export the run again")
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"{path} does not fit the network that {CONFIGURATION} describes; export the run again"
+            f"{path} does not fit the network that {CONFIG} describes; export the run again"
         ) from error

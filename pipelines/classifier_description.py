@@ -12,11 +12,11 @@ from monai.networks.nets import DenseNet, ResNet
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from torch import nn
 
+from pipelines.export_description import CONFIG
 from pipelines.export_networks import TO_TRAIN_FROM
 from preprocessing.preparation import INTERPOLATIONS
 from preprocessing.rendering import PRESETS
 
-CONFIGURATION = "config.json"
 Text = Annotated[str, Field(min_length=1, strict=True)]
 Side = Annotated[int, Field(ge=32, le=8192, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -79,12 +79,12 @@ def read_description(folder: Path) -> ClassifierDescription:
     Raises:
         ConfigurationError: it is not there, or not that of a classifier for images whose preparation is known.
     """
-    path = folder / CONFIGURATION
+    path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"{folder} holds no exported classifier ({CONFIGURATION} cannot be read); run `cxr-local-mi export RUN "
+            f"{folder} holds no exported classifier ({CONFIG} cannot be read); run `cxr-local-mi export RUN "
             "FOLDER` first"
         ) from error
     try:
@@ -108,7 +108,7 @@ def network_of(made: Network, folder: Path) -> nn.Module:
     """
     classes = {PaperResNet.__name__: PaperResNet} if made.file else vars(nets)
     name = made.class_
-    known = made.file or name in ("ResNet", "DenseNet") or name.lower().startswith(("resnet", "densenet"))
+    known = made.file or name.lower().startswith(("resnet", "densenet"))
     try:
         if not known or not set(TO_TRAIN_FROM).isdisjoint(made.arguments):
             raise ValueError(name)
@@ -117,6 +117,6 @@ def network_of(made: Network, folder: Path) -> nn.Module:
             raise TypeError(name)
     except Exception as error:  # whatever a network raises of arguments that it cannot be made with
         raise ConfigurationError(
-            f"{folder / CONFIGURATION}: the network {name} cannot be made as it is described; export the run again"
+            f"{folder / CONFIG}: the network {name} cannot be made as it is described; export the run again"
         ) from error
     return network

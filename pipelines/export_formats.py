@@ -21,11 +21,12 @@ from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from safetensors.torch import save_file
 
 from pipelines.bundle import bundle_folder, run_configuration
+from pipelines.export_description import WEIGHTS
 from pipelines.export_networks import MONAI_NETWORKS, PAPER_NETWORK, TrainedNetwork
 from pipelines.export_traces import strip_onnx, strip_program, strip_torchscript
 
 FILES = {
-    "safetensors": "model.safetensors",
+    "safetensors": WEIGHTS,
     "torchscript": "model.ts",
     "torch-export": "model.pt2",
     "onnx": "model.onnx",

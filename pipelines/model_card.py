@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from local_mi.evaluation import MACRO
-from local_mi.files import write_atomically
+from local_mi.files import write_text
 
 from pipelines.export_description import chosen_on_validation
 from pipelines.export_formats import OUTPUT
@@ -65,7 +65,7 @@ def write_model_card(
         differences=differences,
         data_licence=data_licence.strip() or "not stated",
     )
-    write_atomically(path, lambda temporary: _write_text(temporary, card + "\n"))
+    write_text(path, card + "\n")
 
 
 def _template() -> Any:
@@ -133,7 +133,3 @@ def _number(value: float | None) -> str:
 
 def _count(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _write_text(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")

@@ -128,8 +128,8 @@ def predict(
     check_label_names(classifier.label_names)
     if source.exists() and folder.exists() and source.samefile(folder):
         raise InputError(f"{folder} is the source itself; name another folder for the predictions")
-    find = partial(_images_of, source, folder, classifier)
-    next(find(), None)  # what is wrong with the source is said before anything is written
+    find = _finder(source, folder, classifier)
+    find()  # what is wrong with the source is said before anything is written
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # as private as the images
     program = version("cxr-local-mi")
     with (
@@ -158,12 +158,13 @@ def predict(
     return summary
 
 
-def _images_of(source: Path, folder: Path, classifier: Classifier) -> Iterator[SourceImage]:
+def _finder(source: Path, folder: Path, classifier: Classifier) -> Callable[[], Iterator[SourceImage]]:
+    """What lists the images, time and again; a datalist or table is read once."""
     if (source / "datalist.json").is_file():
-        return manifest_images(_rows_of_store(source / "datalist.json", classifier))
+        return partial(manifest_images, list(_rows_of_store(source / "datalist.json", classifier)))
     if is_table(source):
-        return manifest_images(read_manifest(source))
-    return find_images(source, [folder])
+        return partial(manifest_images, read_manifest(source))
+    return partial(find_images, source, [folder])
 
 
 def _rows_of_store(datalist: Path, classifier: Classifier) -> Iterator[ManifestRow]:

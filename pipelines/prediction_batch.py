@@ -17,6 +17,7 @@ from pipelines.predict import OnProgress, PredictionOptions, PredictionSummary, 
 from pipelines.prediction_ledger import open_prediction_ledger
 from pipelines.prediction_results import DICOM
 from preprocessing.errors import InputError
+from preprocessing.sources import file_version
 from preprocessing.store import locked
 
 Step = Callable[[str], AbstractContextManager[OnProgress]]
@@ -181,20 +182,14 @@ def _send(folder: Path, archives: Archives, step: Step) -> tuple[int, dict[str, 
     outcomes: Counter[str] = Counter()
     with locked(folder, "folder of predictions"), open_prediction_ledger(folder, {}, "") as ledger:
         files = sorted((folder / DICOM).glob("*/*.dcm"))
-        versions = {path: _version(path) for path in files}
-        unsent = [
-            path for path in files if not ledger.is_sent(path.relative_to(folder).as_posix(), versions[path], str(peer))
-        ]
+        names = {path: path.relative_to(folder).as_posix() for path in files}
+        versions = {path: file_version(str(path)) for path in files}
+        unsent = [path for path in files if not ledger.is_sent(names[path], versions[path], str(peer))]
         with step("sending") as on_progress:
             sending = send_files(unsent, peer, archives.calling_aet)
             for done, (path, reason) in enumerate(sending if unsent else (), 1):
                 outcomes[reason] += 1
                 if not reason:
-                    ledger.record_sent(path.relative_to(folder).as_posix(), versions[path], str(peer))
+                    ledger.record_sent(names[path], versions[path], str(peer))
                 on_progress(done, len(unsent))
     return outcomes.pop("", 0), dict(outcomes)
-
-
-def _version(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"

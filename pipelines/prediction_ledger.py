@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from errno import EACCES, EIO, ENOSPC
 from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import InputError
-from preprocessing.ledger import COMMIT_SECONDS, PAGE, TRANSIENT
+from preprocessing.ledger import COMMIT_SECONDS, PAGE, TRANSIENT, is_damaged, not_writable
 from preprocessing.sources import SourceImage
 
 LEDGER = "predictions.sqlite"
@@ -74,13 +73,11 @@ def open_prediction_ledger(folder: Path, stamp: Mapping[str, str], program: str)
 
 
 def _as_people_know_it(error: sqlite3.DatabaseError, path: Path) -> Exception:
-    name = getattr(error, "sqlite_errorname", "")
-    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+    if is_damaged(error):
         return InputError(f"{path}: is damaged; delete it, and the next run will predict every file again")
-    numbers = {"SQLITE_FULL": ENOSPC, "SQLITE_READONLY": EACCES, "SQLITE_CANTOPEN": EACCES}
-    if name not in numbers and not name.startswith("SQLITE_IOERR"):
+    if (number := not_writable(error)) is None:
         return error
-    return OSError(numbers.get(name, EIO), "the disk is full or may not be written", str(path))
+    return OSError(number, "the disk is full or may not be written", str(path))
 
 
 class PredictionLedger:

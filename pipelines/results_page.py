@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from local_mi.evaluation import Difference, Metric
-from local_mi.files import write_atomically
+from local_mi.files import write_text
 from local_mi.scores import Scores, blanks_as_negative
 
 from pipelines.case_gallery import OUTCOMES, Case
@@ -136,7 +136,7 @@ def _write_page(path: str | Path, title: str, sections: Iterable[Section]) -> No
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filled = [s for s in sections if s.paragraphs or s.facts or s.tables or s.plot or s.cases]
     page = environment.from_string(source).render(title=title, sections=filled)
-    write_atomically(path, lambda temporary: _write_text(temporary, page + "\n"))
+    write_text(path, page + "\n")
 
 
 def _write_text(path: str, text: str) -> None:

@@ -106,15 +106,25 @@ def open_ledger(path: Path, store: str, versions: Mapping[str, str], *, identiti
             with _nothing_seen_is_left(connection):
                 yield Ledger(connection, number, identities)
     except sqlite3.DatabaseError as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        if is_damaged(error):
             raise InputError(
                 f"{path}: is damaged; delete it, and the next run will convert every file again"
             ) from error
-        numbers = {"SQLITE_FULL": ENOSPC, "SQLITE_READONLY": EACCES, "SQLITE_CANTOPEN": EACCES}
-        if name not in numbers and not name.startswith("SQLITE_IOERR"):
+        if (refused := not_writable(error)) is None:
             raise
-        raise StoreNotWritable(numbers.get(name, EIO)) from error
+        raise StoreNotWritable(refused) from error
+
+
+def is_damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is no whole database."""
+    return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+def not_writable(error: sqlite3.DatabaseError) -> int | None:
+    """The `errno` where the file cannot be written, for instance on a full disk; None where something else is wrong."""
+    name = getattr(error, "sqlite_errorname", "")
+    numbers = {"SQLITE_FULL": ENOSPC, "SQLITE_READONLY": EACCES, "SQLITE_CANTOPEN": EACCES}
+    return numbers.get(name, EIO if name.startswith("SQLITE_IOERR") else None)
 
 
 @contextmanager

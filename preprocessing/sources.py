@@ -86,7 +86,7 @@ def manifest_images(rows: Iterable[ManifestRow]) -> Iterator[SourceImage]:
             path = str(row.path.absolute())
             # Reports stay behind: a worker has no use for them.
             bare = replace(row, text="")
-            yield SourceImage(path, f"manifest image {time}: {image}", "", _version(_status(path)), bare)
+            yield SourceImage(path, f"manifest image {time}: {image}", "", file_version(path), bare)
 
 
 def source_bytes(image: SourceImage) -> bytes:
@@ -176,7 +176,7 @@ def _of_dicomdir(path: Path, source: Path) -> Iterator[SourceImage]:
     names = _referenced_files(path, source)
     if not names:
         raise InputError(f"{source}: this DICOMDIR names no image; name the folder that holds the images")
-    version = _version(_status(str(path)))
+    version = file_version(str(path))
     for name in names:
         if is_unsafe(name):
             yield SourceImage(str(path), _name_origin(name), name, version)
@@ -280,3 +280,8 @@ def _status(path: str) -> os.stat_result | None:
 
 def _version(status: os.stat_result | None) -> str:
     return f"{status.st_size} {status.st_mtime_ns}" if status else ""
+
+
+def file_version(path: str) -> str:
+    """Changes when the content of a file does: size and time of change. Blank where the system does not tell them."""
+    return _version(_status(path))

@@ -32,8 +32,16 @@ def write_atomically(path: str | Path, write: Callable[[str], None]) -> None:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Strict JSON, indented."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """A text in UTF-8."""
+
+    def write(temporary: str) -> None:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -46,7 +54,3 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
             writer.writerows(rows)
 
     write_atomically(path, write)
-
-
-def _write_text(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
